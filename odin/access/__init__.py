@@ -1,0 +1,1 @@
+"""Who may do what, and how much. Pure: no reactor, no I/O; `now` is an argument."""

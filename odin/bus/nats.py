@@ -1,0 +1,235 @@
+"""NATS: the only importer of nats, and the only border between asyncio and Deferreds."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from odin.bus.interfaces import IBus, IReceiver
+from odin.config import Nats
+from odin.errors import LimitExceeded, Unavailable
+from odin.wire.subjects import covers, overlaps, reduced
+
+_PUBLISH_TIMEOUT_S: Final = 5
+_DRAIN_TIMEOUT_S: Final = 2
+_LOG_EVERY_S: Final = 30
+
+
+@implementer(IBus)
+class NatsBus(Service):
+    """Subscribes to the configured subjects, for ever.
+
+    Starts without a broker and connects when there is one; after a loss it tries again with
+    jitter. A client of nats-py that gave up for good (it does after an authorization error) is
+    replaced by a new one. Clients of Odin never notice more than a pause.
+    """
+
+    _log = Logger()
+    kind = "nats"
+    _receiver: IReceiver
+
+    def __init__(self, config: Nats, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self.connected = False
+        self.reconnects = 0
+        self.gave_up = False
+        self._config = config
+        self._loop = loop
+        self._name = name
+        self._subjects = reduced(config.subjects)
+        self._client: Client | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._was_connected = False
+        self._last_error = ""
+        self._logged_at = -float(_LOG_EVERY_S)
+
+    def attach(self, receiver: IReceiver) -> None:
+        self._receiver = receiver
+
+    def startService(self) -> None:
+        super().startService()
+        self._task = self._loop.create_task(self._run())
+
+    def stopService(self) -> Deferred[None]:
+        """Drain: what the broker has sent is still delivered, then the connection ends."""
+        super().stopService()
+        return self._deferred(self._stop())
+
+    def publish(self, subject: str, payload: bytes) -> Deferred[None]:
+        return self._deferred(self._publish(subject, payload))
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        client = self._client
+        if client is None or not client.is_connected:
+            raise Unavailable("the message broker cannot be reached")
+        try:
+            await client.publish(subject, payload)
+            # the round trip: without it a message could die in a buffer and have been confirmed
+            await client.flush(timeout=_PUBLISH_TIMEOUT_S)
+        except nats.errors.MaxPayloadError:
+            raise LimitExceeded("the message is larger than the broker takes") from None
+        except (nats.errors.Error, OSError, TimeoutError):
+            raise Unavailable("the message broker does not answer") from None
+
+    async def _run(self) -> None:
+        """Hold a connection: connect, subscribe, wait until it is closed for good, again."""
+        while self.running:
+            client, closed = Client(), asyncio.Event()
+            self._client = client
+            try:
+                await client.connect(**self._options(client, closed))
+                for position, subject in enumerate(self._subjects):
+                    await client.subscribe(subject, cb=self._callback(position, subject))
+                await client.flush()
+                self._changed(True)
+                await closed.wait()
+            except nats.errors.NoServersError:
+                self.gave_up = True
+                self._log.error(
+                    "gave up on NATS after {n} attempts (nats.maxReconnects)",
+                    n=self._config.max_reconnects,
+                )
+                return
+            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+                await self._failed(error)
+            self._changed(False)
+            await asyncio.sleep(self._pause_s())
+
+    async def _stop(self) -> None:
+        task, client = self._task, self._client
+        self._task = None
+        if client is not None and client.is_connected:
+            try:
+                await asyncio.wait_for(client.drain(), _DRAIN_TIMEOUT_S)
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                self._log.debug("draining NATS: {error}", error=error)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if client is not None and not client.is_closed:
+            await client.close()
+        self.connected = False
+
+    def _callback(self, position: int, subject: str) -> Callable[[Msg], Awaitable[None]]:
+        """What nats-py calls for a message of this subscription.
+
+        Where patterns overlap, the broker sends one message once per subscription: all but the
+        first pattern that it matches let it pass.
+        """
+        receive = self._receiver.received
+        earlier = [each for each in self._subjects[:position] if overlaps(each, subject)]
+        if not earlier:
+
+            async def forward(message: Msg) -> None:
+                receive(message.subject, message.data)
+
+            return forward
+
+        async def forward_unless_earlier(message: Msg) -> None:
+            if not any(covers(each, message.subject) for each in earlier):
+                receive(message.subject, message.data)
+
+        return forward_unless_earlier
+
+    def _options(self, client: Client, closed: asyncio.Event) -> dict[str, Any]:
+        config = self._config
+
+        async def on_disconnect() -> None:
+            self._changed(False)
+
+        async def on_reconnect() -> None:
+            self._changed(True)
+
+        async def on_close() -> None:
+            closed.set()
+
+        options: dict[str, Any] = {
+            "servers": [each.strip() for each in config.url.split(",") if each.strip()],
+            "name": self._name,
+            "error_cb": self._failed,
+            "disconnected_cb": on_disconnect,
+            "reconnected_cb": on_reconnect,
+            "closed_cb": on_close,
+            "allow_reconnect": True,
+            "connect_timeout": 2,
+            "max_reconnect_attempts": config.max_reconnects,
+            "reconnect_time_wait": self._pause_s(),
+            "reconnect_to_server_handler": self._choose,
+            "ping_interval": config.ping_interval_ms / 1000,
+            "max_outstanding_pings": config.max_pings_out,
+            "drain_timeout": _DRAIN_TIMEOUT_S,
+        }
+        for option, value in (
+            ("user", config.user),
+            ("password", config.password),
+            ("token", config.token),
+            ("user_credentials", config.credentials_file),
+            ("tls", self._tls()),
+        ):
+            if value:
+                options[option] = value
+        return options
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self._config
+        if not (config.tls_ca_file or config.tls_cert_file):
+            return None
+        context = ssl.create_default_context(cafile=config.tls_ca_file or None)
+        if config.tls_cert_file:
+            context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
+        return context
+
+    def _choose(self, servers: list[Any], _info: dict[str, Any]) -> tuple[Any, float]:
+        """The server to try next, and how long to wait before: at once when it was not tried."""
+        server = min(servers, key=lambda each: each.reconnects)
+        jitter_s = random.random() * self._config.reconnect_jitter_ms / 1000
+        return server, jitter_s if not server.reconnects else self._pause_s()
+
+    def _pause_s(self) -> float:
+        config = self._config
+        jitter_ms = random.random() * config.reconnect_jitter_ms
+        return (config.reconnect_wait_ms + jitter_ms) / 1000
+
+    def _changed(self, connected: bool) -> None:
+        if connected == self.connected:
+            return
+        self.connected = connected
+        if connected:
+            self.reconnects += self._was_connected
+            self._was_connected = True
+            self._last_error = ""
+        self._log.info(
+            "NATS {state} ({servers})",
+            state="connected" if connected else "lost",
+            servers=", ".join(server_names(self._config.url)),
+        )
+        self._receiver.status_changed(connected)
+
+    async def _failed(self, error: Exception) -> None:
+        """Log what went wrong, once while it stays the same."""
+        text = f"{type(error).__name__}: {error}"
+        now = self._loop.time()
+        if text != self._last_error or now - self._logged_at >= _LOG_EVERY_S:
+            self._last_error, self._logged_at = text, now
+            self._log.warn("NATS: {error}", error=text)
+
+    def _deferred(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))
+
+
+def server_names(url: str) -> list[str]:
+    """host:port of each server in a URL list, without the credentials."""
+    names = []
+    for each in url.split(","):
+        parts = urlsplit(each if "//" in each else f"nats://{each}")
+        names.append(f"{parts.hostname}:{parts.port or 4222}")
+    return names

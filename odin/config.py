@@ -1,0 +1,406 @@
+"""Settings: file, environment, options; each validated once, each with its unit.
+
+Precedence, highest first: command line, environment, file, default. A value that cannot be used
+stops the start with one line that names where it came from, its key, the value and what is
+allowed.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, field
+
+from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.errors import ConfigError
+from odin.wire.subjects import is_pattern
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
+Bytes = Annotated[int, Meta(ge=256, le=1 << 30)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SecondsOrOff = Annotated[float, Meta(ge=0, le=86_400)]
+Milliseconds = Annotated[int, Meta(ge=0, le=3_600_000)]
+Path_ = Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*$")]
+
+DEFAULT_SUBJECTS: Final = (
+    "odin.token.*.price",
+    "odin.token.*.volume",
+    "odin.token.batch.update",
+    "odin.trades.*",
+    "odin.market.statistics",
+    "odin.heartbeat",
+)
+
+
+class Section(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """One object of the configuration file."""
+
+
+class Server(Section, frozen=True, kw_only=True):
+    host: str = "0.0.0.0"
+    port: Port = 3002
+    read_timeout_s: Seconds = field(name="readTimeout", default=10)
+    write_timeout_s: Seconds = field(name="writeTimeout", default=10)
+    max_message_bytes: Bytes = field(name="maxMessageSize", default=65_536)
+    shutdown_timeout_s: Seconds = field(name="shutdownTimeout", default=10)
+    trusted_proxies: tuple[str, ...] = ()
+    node: str = ""
+
+
+class Websocket(Section, frozen=True, kw_only=True):
+    path: Path_ = "/ws"
+    check_origin: bool = True
+    allowed_origins: tuple[str, ...] = ()
+    enable_compression: bool = True
+    read_buffer_bytes: Bytes = field(name="readBufferSize", default=4096)
+    write_buffer_bytes: Bytes = field(name="writeBufferSize", default=4096)
+    handshake_timeout_s: Seconds = field(name="handshakeTimeout", default=10)
+    ping_interval_s: SecondsOrOff = field(name="pingInterval", default=25)
+    pong_timeout_s: Seconds = field(name="pongTimeout", default=10)
+    max_connections: Count = 0
+
+
+class Nats(Section, frozen=True, kw_only=True):
+    url: str = "nats://localhost:4222"
+    subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = DEFAULT_SUBJECTS
+    max_reconnects: Annotated[int, Meta(ge=-1)] = -1
+    reconnect_wait_ms: Milliseconds = field(name="reconnectWait", default=1000)
+    reconnect_jitter_ms: Milliseconds = field(name="reconnectJitter", default=200)
+    max_pings_out: Annotated[int, Meta(ge=1)] = 3
+    ping_interval_ms: Annotated[int, Meta(ge=100)] = field(name="pingInterval", default=10_000)
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    credentials_file: str = ""
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
+class Auth(Section, frozen=True, kw_only=True):
+    jwt_secret: str = ""
+    jwt_public_key: str = ""
+    jwks_url: str = ""
+    algorithms: tuple[str, ...] = ()
+    audience: str = ""
+    issuer: str = ""
+    token_expiration_s: Annotated[int, Meta(ge=1, le=31_536_000)] = field(
+        name="tokenExpiration", default=3600
+    )
+    require_auth: bool = False
+
+
+class Metrics(Section, frozen=True, kw_only=True):
+    enable_prometheus: bool = True
+    metrics_path: Path_ = "/metrics"
+    port: Port | None = None
+    host: str = ""
+    update_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = field(
+        name="updateInterval", default=1
+    )
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    messages_per_second: Annotated[float, Meta(ge=0)] = 20
+    message_burst: Annotated[int, Meta(ge=1)] = 100
+    connections_per_second_per_address: Annotated[float, Meta(ge=0)] = 0
+    channels_per_client: Count = 1024
+
+
+class Delivery(Section, frozen=True, kw_only=True):
+    max_pending_bytes: Bytes = field(name="maxPending", default=1 << 20)
+    nonce_window_s: Seconds = field(name="nonceWindow", default=600)
+    nonce_limit: Annotated[int, Meta(ge=2)] = 200_000
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective configuration; `sources` says for each `section.key` where it came from."""
+
+    server: Server = Server()
+    websocket: Websocket = Websocket()
+    nats: Nats = Nats()
+    auth: Auth = Auth()
+    metrics: Metrics = Metrics()
+    limits: Limits = Limits()
+    delivery: Delivery = Delivery()
+    production: bool = False
+    demo: bool = False
+    echo: bool = False
+    endpoints: tuple[str, ...] = ()
+    sources: Mapping[str, str] = {}
+
+
+_SECTIONS: Final[dict[str, type[Section]]] = {
+    "server": Server,
+    "websocket": Websocket,
+    "nats": Nats,
+    "auth": Auth,
+    "metrics": Metrics,
+    "limits": Limits,
+    "delivery": Delivery,
+}
+_KEYS: Final = frozenset(
+    f"{name}.{each.encode_name}"
+    for name, section in _SECTIONS.items()
+    for each in msgspec.structs.fields(section)
+)
+_SECRET_WORD: Final = re.compile("secret|password|token|key|url|cred", re.IGNORECASE)
+_SECRET: Final = frozenset(("auth.jwtSecret", "nats.password", "nats.token", "nats.url"))
+# Names that users of the Go server set, beside the systematic <SECTION>_<KEY>.
+_ALIASES: Final = {
+    "JWT_SECRET": "auth.jwtSecret",
+    "REQUIRE_AUTH": "auth.requireAuth",
+    "ENABLE_PROMETHEUS": "metrics.enablePrometheus",
+}
+_MIN_SECRET_BYTES: Final = 32  # RFC 7518 3.2: a key as long as the hash, for HS256
+_SAMPLE_WORDS: Final = (
+    "changeme", "change-me", "change_me", "change this", "change-this", "your-", "your_",
+    "example", "sample", "placeholder", "default-secret", "super-secret", "supersecret", "insecure",
+)  # fmt: skip
+
+
+def load(
+    *,
+    path: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    demo: bool = False,
+    echo: bool = False,
+    endpoints: Iterable[str] = (),
+) -> Config:
+    """The configuration from a file, the environment and `section.key` options.
+
+    Raises: ConfigError.
+    """
+    environment = os.environ if environment is None else environment
+    production = _production(environment)
+    values: dict[str, tuple[Any, str, bool]] = {}  # key -> value, source, is text to be parsed
+    if path is not None:
+        for key, value in _from_file(path).items():
+            values[key] = value, path, False
+    for key, (value, name) in _from_environment(environment).items():
+        values[key] = value, f"environment {name}", True
+    for key, value in (options or {}).items():
+        values[key] = value, "command line", True
+    if demo and "nats.url" not in values:
+        values["nats.url"] = "", "--demo", False
+    sections = {
+        name: _section(name, section, values) for name, section in _SECTIONS.items()
+    }
+    config = Config(
+        **sections,
+        production=production,
+        demo=demo,
+        echo=echo,
+        endpoints=tuple(endpoints),
+        sources={key: source for key, (_value, source, _text) in values.items()},
+    )
+    _check(config)
+    return config
+
+
+def uses_memory_bus(config: Config) -> bool:
+    """Whether messages stay in this process: no broker is configured."""
+    return config.nats.url.strip() in ("", "memory://")
+
+
+def algorithms(auth: Auth) -> tuple[str, ...]:
+    """The accepted algorithms: as configured, else what the configured keys can do."""
+    if auth.algorithms:
+        return auth.algorithms
+    by_key = ("RS256", "ES256", "EdDSA") if auth.jwt_public_key or auth.jwks_url else ()
+    return ("HS256", *by_key) if auth.jwt_secret or not by_key else by_key
+
+
+def describe(config: Config) -> str:
+    """Every setting as JSON lines `key = value  (source)`, secrets masked."""
+    lines = []
+    for section, struct in _SECTIONS.items():
+        for key, _attribute in _keys(struct):
+            full = f"{section}.{key}"
+            value = getattr(getattr(config, section), _attribute)
+            source = config.sources.get(full, "default")
+            lines.append(f"{full} = {_shown(full, value)}  ({source})")
+    lines.append(f"production = {json.dumps(config.production)}  (environment ODIN_ENV)")
+    lines.append(f"demo = {json.dumps(config.demo)}  (command line)")
+    return "\n".join(lines)
+
+
+def environment_names() -> dict[str, str]:
+    """Environment name -> `section.key`, all of them."""
+    names = {
+        f"{section}_{_snake(key)}".upper(): f"{section}.{key}"
+        for section, struct in _SECTIONS.items()
+        for key, _attribute in _keys(struct)
+    }
+    return names | _ALIASES
+
+
+def _keys(struct: type[Section]) -> list[tuple[str, str]]:
+    """(name in the file, attribute) of each setting in a section."""
+    return [(each.encode_name, each.name) for each in msgspec.structs.fields(struct)]
+
+
+def _snake(key: str) -> str:
+    return "".join(f"_{c}" if c.isupper() else c for c in key)
+
+
+def _production(environment: Mapping[str, str]) -> bool:
+    mode = environment.get("ODIN_ENV", "").strip().lower()
+    if mode not in ("", "development", "dev", "production"):
+        raise ConfigError(f"environment ODIN_ENV: {mode!r}: production or development is allowed")
+    return mode == "production"
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: must hold one JSON object of sections")
+    values: dict[str, Any] = {}
+    for section, content in document.items():
+        struct = _SECTIONS.get(section)
+        if struct is None:
+            raise ConfigError(
+                f"{path}: unknown key {section!r}; allowed are: {', '.join(_SECTIONS)}"
+            )
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: {section}: must be an object of settings")
+        known = [key for key, _attribute in _keys(struct)]
+        for key, value in content.items():
+            if key not in known:
+                raise ConfigError(
+                    f"{path}: unknown key '{section}.{key}' = {_shown(key, value)}; "
+                    f"allowed in {section} are: {', '.join(known)}"
+                )
+            values[f"{section}.{key}"] = value
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    values = {
+        key: (environment[name], name)
+        for name, key in environment_names().items()
+        if name in environment
+    }
+    secret_file = environment.get("JWT_SECRET_FILE")
+    if secret_file:
+        try:
+            secret = Path(secret_file).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"environment JWT_SECRET_FILE: {secret_file!r} cannot be read: {error}"
+            ) from None
+        values["auth.jwtSecret"] = secret, "JWT_SECRET_FILE"
+    return values
+
+
+def _section(
+    name: str, struct: type[Section], values: Mapping[str, tuple[Any, str, bool]]
+) -> Section:
+    settings: dict[str, Any] = {}
+    for each in msgspec.structs.fields(struct):
+        key = f"{name}.{each.encode_name}"
+        if key not in values:
+            continue
+        value, source, is_text = values[key]
+        try:
+            parsed = _parsed(value, each.type) if is_text else value
+            settings[each.name] = msgspec.convert(parsed, each.type, strict=not is_text)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {key}: {_shown(key, value)}: {error}") from None
+    return struct(**settings)
+
+
+def _parsed(text: Any, wanted: Any) -> Any:
+    """What an environment variable or option holds, as far as its text does not show the type."""
+    if not isinstance(text, str):
+        return text
+    if "tuple" in str(wanted):
+        if text.lstrip().startswith("["):
+            try:
+                return json.loads(text)
+            except ValueError as error:
+                raise msgspec.ValidationError(f"not valid JSON: {error}") from None
+        return [each.strip() for each in text.split(",") if each.strip()]
+    if not text.strip() and ("None" in str(wanted) or "Optional" in str(wanted)):
+        return None
+    if wanted is bool:
+        return {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(
+            text.strip().lower(), text.strip()
+        )
+    return text
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value as it may be printed: secrets masked, credentials in a URL too."""
+    if key == "nats.url" and isinstance(value, str):
+        return json.dumps(",".join(map(_without_credentials, value.split(","))))
+    if value and (key in _SECRET or (key not in _KEYS and _SECRET_WORD.search(key))):
+        return '"********"'  # what is misspelt may be a secret all the same
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _without_credentials(url: str) -> str:
+    scheme, mark, rest = url.rpartition("://")
+    _credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{mark}********@{host}" if at else url
+
+
+def _check(config: Config) -> None:
+    """What one value alone does not show. Raises: ConfigError."""
+    auth, sources = config.auth, config.sources
+
+    def refuse(key: str, value: Any, allowed: str) -> None:
+        source = sources.get(key, "default")
+        raise ConfigError(f"{source}: {key}: {_shown(key, value)}: {allowed}")
+
+    for subject in config.nats.subjects:
+        if not is_pattern(subject):
+            refuse("nats.subjects", subject, "not a NATS subject (a.b, a.*, a.>)")
+    for network in config.server.trusted_proxies:
+        if not _holds(ip_network, network, strict=False):
+            refuse("server.trustedProxies", network, "an address or network (10.0.0.0/8)")
+    for algorithm in auth.algorithms:
+        if algorithm not in HMAC | ASYMMETRIC:
+            refuse("auth.algorithms", algorithm, f"one of {', '.join(sorted(HMAC | ASYMMETRIC))}")
+    reserved = ("/", "/health", "/livez", "/readyz", "/stats", "/publish", "/auth/token")
+    if config.websocket.path in reserved:
+        refuse("websocket.path", config.websocket.path, "is taken by another endpoint")
+    if config.metrics.metrics_path in (*reserved, config.websocket.path):
+        refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
+    if auth.require_auth and config.production:
+        _check_secret(auth, refuse)
+
+
+def _check_secret(auth: Auth, refuse: Callable[[str, Any, str], None]) -> None:
+    secret = auth.jwt_secret
+    if not secret:
+        if not auth.jwt_public_key and not auth.jwks_url:
+            refuse(
+                "auth.jwtSecret", secret, "production with requireAuth needs a secret or a key"
+            )
+        return
+    if len(secret.encode()) < _MIN_SECRET_BYTES:
+        refuse("auth.jwtSecret", secret, f"needs at least {_MIN_SECRET_BYTES} bytes")
+    if any(word in secret.lower() for word in _SAMPLE_WORDS) or len(set(secret)) < 8:
+        refuse("auth.jwtSecret", secret, "is a sample, not a secret")
+
+
+def _holds(check: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
+    try:
+        check(*args, **kwargs)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Who gets a message. Pure but for the Service in hub."""

@@ -1,0 +1,133 @@
+"""The hub: every session is registered here, every message goes through `deliver`."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from odin.delivery.groups import Clock, Group, Groups, Recipient, Sweep
+
+# How long one turn may send before pings, handshakes and other reads get theirs.
+SLICE_S: Final = 0.002
+
+
+class Meter(Protocol):
+    """What the hub tells about its work, once a round."""
+
+    def round_done(self, latency_s: float, duration_s: float) -> None:
+        """A round went out: the age of its oldest message, and how long sending took."""
+
+
+class Hub(Service):
+    """Delivers each message once to every session that wants it.
+
+    Messages that arrive within one reactor turn leave together: their frames wait in their groups
+    until `soon` calls back, once, and go out joined. There is no timer: an idle server sends at
+    the end of the turn, a busy one joins by itself. Long rounds are cut into slices of SLICE_S.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        sweep: Sweep,
+        soon: Callable[[Callable[[], None]], object],
+        clock: Clock,
+        meter: Meter,
+    ) -> None:
+        """`clock`: seconds, monotonic. `soon`: runs a callable after the reads of this turn."""
+        self.groups = Groups()
+        self.sessions = 0
+        self.delivered = 0  # frames handed over, one per recipient and message
+        self._sweep = sweep
+        self._soon = soon
+        self._clock = clock
+        self._meter = meter
+        self._scheduled = False
+        self._next: deque[Group] = deque()  # with frames for the next round
+        self._round: deque[Group] = deque()
+        self._oldest: float | None = None  # arrival of the next round's first message
+        self._round_oldest = 0.0
+        self._round_began = 0.0
+
+    def register(self, session: Recipient, patterns: frozenset[str]) -> None:
+        """A session opened; it gets everything that matches `patterns` from now on."""
+        self.sessions += 1
+        self.groups.join(session, patterns)
+
+    def unregister(self, session: Recipient) -> None:
+        """A session ended, or sent its close frame: nothing more goes to it. Idempotent."""
+        if session.group is not None:
+            self.sessions -= 1
+            self.groups.leave(session)
+
+    def resubscribe(self, session: Recipient, patterns: frozenset[str]) -> None:
+        """Exchange a session's patterns; what was published before still goes by the old ones."""
+        if session.group is None or session.group.patterns == patterns:
+            return
+        self.groups.leave(session, settle=True)
+        self.groups.join(session, patterns)
+
+    def deliver(self, channel: str, frame: bytes, arrived: float) -> None:
+        """Send one encoded message to everybody subscribed to `channel`.
+
+        `arrived`: when the bus had it, on this hub's clock. Cost: one look-up, and one append per
+        group; the sending happens at the end of the turn.
+        """
+        route = self.groups.route(channel)
+        if not route:
+            return
+        if self._oldest is None:
+            self._oldest = arrived
+        for group in route:
+            if not group.pending:
+                self._next.append(group)
+            group.pending.append(frame)
+        self._schedule()
+
+    def notify(self, frame: bytes) -> None:
+        """Send a notice to every session, whatever it is subscribed to, in order with the feed."""
+        for group in self.groups:
+            if not group.pending:
+                self._next.append(group)
+            group.pending.append(frame)
+        self._schedule()
+
+    def flush(self) -> None:
+        """Send all that waits, now and in one go; for the end of the process."""
+        while self._round or self._next:
+            self._flush(slice_s=float("inf"))
+
+    def _flush(self, slice_s: float = SLICE_S) -> None:
+        self._scheduled = False
+        now = self._clock()
+        if not self._round:
+            self._round, self._next = self._next, self._round
+            self._round_began = now
+            self._round_oldest = now if self._oldest is None else self._oldest
+            self._oldest = None
+        round_, deadline = self._round, now + slice_s
+        while round_:
+            group = round_[0]
+            try:
+                self.delivered += group.advance(self._sweep, self._clock, deadline)
+            except Exception:  # a defect: this batch is lost, the others must not be
+                self._log.failure("sending to a group failed")
+                group.sending = None
+            if group.sending is None:
+                round_.popleft()
+            if round_ and self._clock() >= deadline:
+                break
+        if not round_:
+            now = self._clock()
+            self._meter.round_done(now - self._round_oldest, now - self._round_began)
+        if round_ or self._next:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._soon(self._flush)

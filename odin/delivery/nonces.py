@@ -1,0 +1,52 @@
+"""The window that drops duplicates: each nonce once in ten minutes, in constant time."""
+
+from hashlib import blake2b
+from typing import Final
+
+Nonce = str | int
+_MAX_KEPT: Final = 64  # characters; a longer nonce is kept as its digest
+
+
+class NonceWindow:
+    """The nonces of the last `seconds`, at most `limit` of them (the oldest go first).
+
+    Two generations instead of a time stamp each: a nonce is remembered for at least `seconds` and
+    at most twice that; memory is bounded by `limit` in all. O(1) per message, nothing to sweep.
+    """
+
+    def __init__(self, seconds: float, limit: int) -> None:
+        self._seconds = seconds
+        self._half = max(1, limit // 2)
+        self._young: set[Nonce | bytes] = set()
+        self._old: set[Nonce | bytes] = set()
+        self._turned_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def add(self, nonce: Nonce, now: float) -> bool:
+        """Remember `nonce`; False if it was in the window. `now`: seconds, monotonic."""
+        if now - self._turned_at >= self._seconds or len(self._young) >= self._half:
+            self._turn(now)
+        key = _key(nonce)
+        young = self._young
+        if key in young or key in self._old:
+            return False
+        young.add(key)
+        return True
+
+    def __contains__(self, nonce: Nonce) -> bool:
+        key = _key(nonce)
+        return key in self._young or key in self._old
+
+    def _turn(self, now: float) -> None:
+        stale = now - self._turned_at >= 2 * self._seconds
+        self._old = set() if stale else self._young
+        self._young = set()
+        self._turned_at = now
+
+
+def _key(nonce: Nonce) -> Nonce | bytes:
+    if isinstance(nonce, str) and len(nonce) > _MAX_KEPT:
+        return blake2b(nonce.encode(errors="surrogatepass"), digest_size=16).digest()
+    return nonce

@@ -1,0 +1,107 @@
+"""The gateway's lifetime: listen, watch the slow, and let everybody go at the end."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from odin.delivery.hub import Hub
+from odin.errors import ConfigError
+from odin.gateway.transport import Port, Transport
+from odin.gateway.websocket import OdinFactory
+from odin.wire.codes import CloseCode, close_reason
+
+_BACKLOG: Final = 4096
+_CLOSE_SLICE: Final = 200  # clients told to go, before the reactor gets a turn
+_LOOK_EVERY_S: Final = 1.0
+
+
+class Gateway(Service):
+    """Accepts connections for a factory while it runs."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        factory: OdinFactory,
+        hub: Hub,
+        transport: type[Transport],
+        *,
+        host: str,
+        port: int,
+        stop_timeout_s: float,
+        listening: Callable[[bool], None],
+    ) -> None:
+        """`listening` is told when the port opens and closes."""
+        self.port: Port | None = None
+        self._reactor = reactor
+        self._factory = factory
+        self._hub = hub
+        self._transport = transport
+        self._host = host
+        self._number = port
+        self._stop_timeout_s = stop_timeout_s
+        self._listening = listening
+        self._watch = LoopingCall(self._watch_slow)
+        self._watch.clock = reactor
+
+    def startService(self) -> None:
+        """Raises: ConfigError when the address cannot be had."""
+        super().startService()
+        port = Port(self._number, self._factory, _BACKLOG, self._host, self._reactor)
+        port.transport = self._transport
+        try:
+            port.startListening()
+        except CannotListenError as error:
+            cause = error.socketError
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._number}: "
+                f"{getattr(cause, 'strerror', None) or cause}"
+            ) from None
+        self.port = port
+        self._listening(True)
+        self._watch.start(_LOOK_EVERY_S, now=False)
+        self._log.info(
+            "Odin listens on {host}:{port}", host=self._host, port=port.getHost().port
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more, send what waits, close everybody with 1001, and wait for their answer."""
+        super().stopService()
+        self._factory.draining = True
+        self._listening(False)
+        if self._watch.running:
+            self._watch.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        reactor, factory = self._reactor, self._factory
+        if self.port is not None:
+            await self.port.stopListening()
+        self._hub.flush()
+        stop_at = reactor.seconds() + self._stop_timeout_s
+        told = 0
+        for group in self._hub.groups:
+            for session in group:
+                session.close(CloseCode.GOING_AWAY, close_reason("going_away", "the server stops"))
+                told += 1
+                if told % _CLOSE_SLICE == 0:
+                    await deferLater(reactor, 0)
+        while factory.connections and reactor.seconds() < stop_at:
+            await deferLater(reactor, 0.02)
+        self._log.info(
+            "{told} clients told to go, {left} did not answer", told=told, left=factory.connections
+        )
+
+    def _watch_slow(self) -> None:
+        """End the connections whose peer took nothing for `writeTimeout`."""
+        stalled_before = self._reactor.seconds() - self._factory.policy.write_timeout_s
+        for protocol in list(self._factory.behind):
+            progress_at = protocol.transport.progress_at
+            if progress_at is not None and progress_at < stalled_before:
+                protocol.stalled()

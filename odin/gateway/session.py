@@ -1,0 +1,425 @@
+"""One client's conversation, no I/O: requests in, replies and notices out."""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from odin import __version__
+from odin.access.limits import RateLimit
+from odin.access.tokens import ANONYMOUS, Identity, TokenVerifier
+from odin.delivery.groups import ABSENT, Group
+from odin.delivery.hub import Hub
+from odin.errors import (
+    BadChannel,
+    Forbidden,
+    LimitExceeded,
+    NotJSON,
+    RateLimited,
+    RequestError,
+)
+from odin.wire.codes import CloseCode, close_reason
+from odin.wire.frames import text_frame
+from odin.wire.messages import (
+    AnyRequest,
+    Auth,
+    AuthAck,
+    ConnectionEstablished,
+    Error,
+    Heartbeat,
+    HeartbeatReply,
+    Ping,
+    Pong,
+    Publish,
+    PublishAck,
+    Rejection,
+    Reply,
+    Subscribe,
+    SubscriptionAck,
+    SubscriptionList,
+    Subscriptions,
+    TokenExpiring,
+    Unsubscribe,
+    UnsubscriptionAck,
+    decode_request,
+    encode,
+    request_id,
+)
+from odin.wire.subjects import EVERYTHING, is_pattern, is_subject, permitted
+
+_CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
+_WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
+_GRACE_S: Final = 25  # and time after it to refresh, before 4401
+_OFFENCE_WINDOW_S: Final = 10
+_MALFORMED_LIMIT: Final = 5  # in the window, then 1008
+_REFUSED_LIMIT: Final = 20  # rate-limit refusals in the window, then 4429
+_MIN_NAMES_PER_REQUEST: Final = 1024
+
+
+class Outlet(Protocol):
+    """The connection of a session."""
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames, in order."""
+
+    def hold(self, data: bytes, sent: int) -> None:
+        """Keep what a direct send left over."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; nothing but the close frame is written from now on."""
+
+
+class Publisher(Protocol):
+    """The side of the bridge that a session uses."""
+
+    epoch: str
+    offset: int
+
+    def publish(self, subject: str, payload: bytes) -> "Deferred[None]": ...
+
+
+class Context:
+    """What all sessions of a server share."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        bridge: Publisher,
+        verifier: TokenVerifier,
+        rate: RateLimit,
+        node: str,
+        heartbeat_interval_ms: int,
+        max_message_bytes: int,
+        max_channels: int,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """`max_channels`: subscriptions per client, 0 = any number. Clocks in seconds."""
+        self.hub = hub
+        self.bridge = bridge
+        self.verifier = verifier
+        self.rate = rate
+        self.node = node
+        self.heartbeat_interval_ms = heartbeat_interval_ms
+        self.max_message_bytes = max_message_bytes
+        self.max_channels = max_channels
+        self.monotonic = monotonic
+        self.wall = wall
+        self.started = monotonic()
+        self.opened = 0  # sessions so far; numbers the client ids
+        self.received = 0  # messages from clients
+        self.replied = 0  # messages to single clients
+        self._nonces = 0
+
+    def nonce(self) -> str:
+        """A new nonce for one of our own messages."""
+        self._nonces += 1
+        return f"{self.node}-{self._nonces}"
+
+    def wall_ms(self) -> int:
+        return int(self.wall() * 1000)
+
+
+class Session:
+    """A client from its open to its close.
+
+    After `open` the hub sends to it (it is a Recipient) until `end`, which must be called exactly
+    once, when the connection is lost or its close frame goes out.
+    """
+
+    __slots__ = (
+        "_context", "_explicit", "_offences", "_tat", "_warned", "group", "identity", "number",
+        "opened_at", "outlet", "position", "sink",
+    )  # fmt: skip
+
+    _log = Logger()
+
+    def __init__(self, context: Context, identity: Identity = ANONYMOUS) -> None:
+        self._context = context
+        self.identity = identity
+        self.outlet: Outlet | None = None
+        self.group: Group | None = None
+        self.position = ABSENT
+        self.sink: Any = None
+        self.number = 0
+        self.opened_at = 0.0
+        self._tat = 0.0
+        self._offences: tuple[tuple[str, float], ...] = ()  # (kind, when)
+        self._explicit = False  # has it ever subscribed, or does it get everything it may see
+        self._warned = False
+
+    @property
+    def client_id(self) -> str:
+        return f"{self._context.node}-{self.number:x}"
+
+    def open(self, outlet: Outlet, sink: Any, channels: frozenset[str] | None = None) -> None:
+        """Greet the client and let the feed begin.
+
+        `sink`: the socket that may be sent to directly; None if all must go by `outlet`.
+        `channels`: patterns asked for at connect (checked); None for everything it may see.
+        """
+        context = self._context
+        context.opened += 1
+        self.number = context.opened
+        self.opened_at = context.monotonic()
+        self.outlet, self.sink = outlet, sink
+        now_ms = context.wall_ms()
+        self._reply(
+            ConnectionEstablished(
+                timestamp=now_ms,
+                nonce=context.nonce(),
+                clientId=self.client_id,
+                serverTime=now_ms,
+                capabilities=_CAPABILITIES,
+                heartbeatInterval=context.heartbeat_interval_ms,
+                maxMessageSize=context.max_message_bytes,
+                epoch=context.bridge.epoch,
+                offset=context.bridge.offset,
+                node=context.node,
+                version=__version__,
+            )
+        )
+        self._explicit = channels is not None
+        context.hub.register(self, self._default() if channels is None else channels)
+
+    def end(self) -> None:
+        """Leave the hub; no more is sent to this client."""
+        self._context.hub.unregister(self)
+        self.outlet = self.sink = None
+
+    def received(self, text: bytes) -> None:
+        """One whole text message of the client, valid UTF-8, within the size limit."""
+        context = self._context
+        context.received += 1
+        if not self._take_token(text):
+            return
+        try:
+            request = decode_request(text)
+        except RequestError as error:
+            self._refuse(error, error.request_id)
+            if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED_LIMIT):
+                self._close(CloseCode.POLICY, "bad_messages", "too many that are no JSON object")
+            return
+        try:
+            reply = _ANSWERS[type(request)](self, request)
+        except RequestError as error:
+            self._refuse(error, request.id)
+        else:
+            if reply is not None:
+                self._reply(reply)
+
+    def control_frame(self) -> None:
+        """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
+        self._take_token()
+
+    def send(self, data: bytes) -> None:
+        if self.outlet is not None:
+            self.outlet.write(data)
+
+    def hold(self, data: bytes, sent: int) -> None:
+        if self.outlet is not None:
+            self.outlet.hold(data, sent)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; the feed ends here."""
+        if self.outlet is not None:
+            self.outlet.close(code, reason)
+
+    def fell_behind(self) -> None:
+        """The socket is full: from now on everything waits in order behind it."""
+        self.sink = None
+        if self.group is not None:
+            self.group.fell_behind(self)
+
+    def caught_up(self, sink: Any) -> None:
+        """The socket took all that waited."""
+        self.sink = sink
+        if self.group is not None:
+            self.group.caught_up(self)
+
+    def token_event(self) -> float | None:
+        """Warn before the token ends, close after its grace; seconds until there is more to do."""
+        expires_at = self.identity.expires_at
+        if expires_at is None:
+            return None
+        left = expires_at - self._context.wall()
+        if left <= -_GRACE_S:
+            self._close(CloseCode.TOKEN_EXPIRED, "token_expired", "refresh it and come back")
+            return None
+        if left > _WARN_BEFORE_S:
+            return left - _WARN_BEFORE_S
+        if not self._warned:
+            self._warned = True
+            self._reply(TokenExpiring(expiresAt=expires_at))
+        return left + _GRACE_S
+
+    def _default(self) -> frozenset[str]:
+        """What a client gets that never subscribed: everything it may see."""
+        channels = self.identity.channels
+        return _EVERYTHING if channels is None else frozenset(channels)
+
+    def _ping(self, request: Ping) -> Reply:
+        context = self._context
+        nonce = request.nonce
+        return Pong(
+            id=request.id,
+            timestamp=context.wall_ms(),
+            nonce=context.nonce() if nonce is None or nonce == "" else nonce,
+            originalTimestamp=request.timestamp,
+            clientId=self.client_id,
+        )
+
+    def _heartbeat(self, request: Heartbeat) -> Reply:
+        context = self._context
+        now_ms = context.wall_ms()
+        return HeartbeatReply(
+            id=request.id,
+            timestamp=now_ms,
+            nonce=context.nonce(),
+            serverTime=now_ms,
+            uptime=int((context.monotonic() - context.started) * 1000),
+        )
+
+    def _subscribe(self, request: Subscribe) -> Reply:
+        self._check_number_of_names(request.data.channels)
+        context = self._context
+        current = self.group.patterns if self.group is not None and self._explicit else _NOTHING
+        wanted = set(current)
+        subscribed: dict[str, None] = {}
+        rejected = []
+        for channel in request.data.channels:
+            try:
+                self._check_channel(channel, 0 if channel in wanted else len(wanted) + 1)
+            except RequestError as error:
+                rejected.append(
+                    Rejection(channel=channel[:255], code=error.code, message=str(error))
+                )
+            else:
+                wanted.add(channel)
+                subscribed[channel] = None
+        if subscribed:
+            self._explicit = True
+            context.hub.resubscribe(self, frozenset(wanted))
+        return SubscriptionAck(
+            id=request.id,
+            subscribed=list(subscribed),
+            rejected=rejected,
+            count=len(wanted),
+            epoch=context.bridge.epoch,
+            offset=context.bridge.offset,
+        )
+
+    def _unsubscribe(self, request: Unsubscribe) -> Reply:
+        self._check_number_of_names(request.data.channels)
+        current = self.group.patterns if self.group is not None else _NOTHING
+        gone = [each for each in dict.fromkeys(request.data.channels) if each in current]
+        remaining = current.difference(gone)
+        if gone:
+            self._explicit = True
+            self._context.hub.resubscribe(self, remaining)
+        return UnsubscriptionAck(id=request.id, unsubscribed=gone, count=len(remaining))
+
+    def _subscriptions(self, request: Subscriptions) -> Reply:
+        channels = sorted(self.group.patterns) if self.group is not None else []
+        return SubscriptionList(id=request.id, channels=channels, count=len(channels))
+
+    def _auth(self, request: Auth) -> Reply:
+        identity = self._context.verifier.verify(request.token)
+        self.identity = identity
+        self._warned = False
+        if self.group is not None:
+            if self._explicit:
+                kept = (each for each in self.group.patterns if permitted(identity.channels, each))
+                patterns = frozenset(kept)
+            else:
+                patterns = self._default()
+            self._context.hub.resubscribe(self, patterns)
+        assert identity.expires_at is not None  # a verified token has one
+        return AuthAck(id=request.id, userId=identity.user_id, expiresAt=identity.expires_at)
+
+    def _publish(self, request: Publish) -> None:
+        if not is_subject(request.channel):
+            raise BadChannel("not a subject: no wildcards, spaces or empty tokens")
+        if not permitted(self.identity.publish, request.channel):
+            raise Forbidden("the token does not permit publishing here")
+        done = self._context.bridge.publish(request.channel, bytes(request.data))
+        done.addCallbacks(
+            lambda _: self._reply(PublishAck(id=request.id)),
+            lambda failure: self._publish_failed(failure, request.id),
+        )
+
+    def _publish_failed(self, failure: Failure, request_id: int | str | None) -> None:
+        error = failure.value
+        if isinstance(error, RequestError):
+            self._refuse(error, request_id)
+        else:
+            self._log.failure("publishing failed", failure)
+            self._refuse(RequestError("the server failed"), request_id)
+
+    def _check_number_of_names(self, channels: list[str]) -> None:
+        most = max(_MIN_NAMES_PER_REQUEST, self._context.max_channels)
+        if len(channels) > most:
+            raise LimitExceeded(f"at most {most} channels in one request")
+
+    def _check_channel(self, channel: str, count: int) -> None:
+        """Raises: BadChannel, Forbidden, LimitExceeded. `count`: subscriptions it would make."""
+        if not is_pattern(channel):
+            raise BadChannel("not a subject or pattern (a.b, a.*, a.>), at most 255 bytes")
+        if not permitted(self.identity.channels, channel):
+            raise Forbidden("the token does not permit this channel")
+        limit = self._context.max_channels
+        if limit and count > limit:
+            raise LimitExceeded(f"at most {limit} channels per client")
+
+    def _take_token(self, text: bytes = b"") -> bool:
+        """Count one message in the rate limit; False if it must not be served."""
+        context = self._context
+        if not context.rate.rate:
+            return True
+        try:
+            self._tat = context.rate.take(self._tat, context.monotonic())
+        except RateLimited as error:
+            self._refuse(error, request_id(text))
+            if self._offends("rate", _REFUSED_LIMIT):
+                self._close(CloseCode.RATE_LIMITED, "rate_limited", "back off")
+            return False
+        return True
+
+    def _offends(self, kind: str, limit: int) -> bool:
+        """Remember an offence; whether there were `limit` of its kind in the last seconds."""
+        now = self._context.monotonic()
+        since = now - _OFFENCE_WINDOW_S
+        self._offences = (*(each for each in self._offences if each[1] > since), (kind, now))
+        return sum(each[0] == kind for each in self._offences) >= limit
+
+    def _refuse(self, error: RequestError, request_id: int | str | None) -> None:
+        retry_after_ms = None
+        if isinstance(error, RateLimited):
+            retry_after_ms = max(1, round(error.retry_after_s * 1000))
+        self._reply(
+            Error(id=request_id, code=error.code, message=str(error), retryAfterMs=retry_after_ms)
+        )
+
+    def _reply(self, message: Reply) -> None:
+        if self.outlet is not None:
+            self._context.replied += 1
+            self.outlet.write(text_frame(encode(message)))
+
+    def _close(self, code: CloseCode, word: str, text: str) -> None:
+        self.close(code, close_reason(word, text))
+
+
+_EVERYTHING: Final = frozenset((EVERYTHING,))
+_NOTHING: Final[frozenset[str]] = frozenset()
+_ANSWERS: Final[dict[type[AnyRequest], Callable[[Session, Any], Reply | None]]] = {
+    Ping: Session._ping,
+    Heartbeat: Session._heartbeat,
+    Subscribe: Session._subscribe,
+    Unsubscribe: Session._unsubscribe,
+    Subscriptions: Session._subscriptions,
+    Auth: Session._auth,
+    Publish: Session._publish,
+}

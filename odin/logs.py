@@ -1,0 +1,75 @@
+"""Log observers: text for people, one JSON object a line for machines."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+)
+from twisted.python.logfile import LogFile
+from zope.interface import provider
+
+from odin.wire.messages import encode
+
+FORMATS: Final = ("text", "json")
+
+
+def observer(format_: str, path: str | None) -> ILogObserver:
+    """An observer for info and above; `path` None or `-` is standard output."""
+    output: Any = sys.stdout if path in (None, "", "-") else LogFile.fromFullPath(path)
+    level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
+    inner = _json_observer(output) if format_ == "json" else _text_observer(output)
+    filtered: ILogObserver = FilteringLogObserver(inner, [level])
+    return filtered
+
+
+def _text_observer(output: TextIO) -> ILogObserver:
+    def format_line(event: LogEvent) -> str:
+        fields = _fields(event)
+        failure = fields.pop("failure", "")
+        line = "{time} [{system}#{level}] {message}".format(**fields)
+        return line + ("\n" + failure.rstrip() if failure else "") + "\n"
+
+    return FileLogObserver(output, format_line)
+
+
+def _json_observer(output: TextIO) -> ILogObserver:
+    def format_line(event: LogEvent) -> str:
+        return encode(_fields(event)).decode() + "\n"
+
+    return FileLogObserver(output, format_line)
+
+
+def _fields(event: LogEvent) -> dict[str, str]:
+    """What is logged of an event: never its raw fields, which may hold anything."""
+    when = event.get("log_time", 0.0)
+    level = event.get("log_level")
+    fields = {
+        "time": datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds"),
+        "level": level.name if level is not None else "info",
+        "system": str(event.get("log_namespace", "-")),
+        "message": _printable(formatEvent(event)),
+    }
+    failure = event.get("log_failure")
+    if failure is not None:
+        fields["failure"] = failure.getTraceback()
+    return fields
+
+
+def _printable(text: str) -> str:
+    """No line breaks and no terminal controls: what a client sent may be part of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+@provider(ILogObserver)
+def silent(_event: LogEvent) -> None:
+    """An observer for commands that print something else."""

@@ -1,0 +1,1 @@
+"""What concerns the process: its reactor, its signals, its memory."""

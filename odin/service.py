@@ -1,0 +1,334 @@
+"""The one place that wires services together."""
+
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.web.resource import Resource
+
+from odin import config as settings
+from odin.access.limits import AddressLimit, RateLimit
+from odin.access.origins import OriginPolicy, TrustedProxies
+from odin.access.tokens import TokenVerifier, load_public_key
+from odin.bus.bridge import Bridge
+from odin.bus.interfaces import IBus
+from odin.bus.memory import MemoryBus
+from odin.config import Config
+from odin.delivery.hub import Hub
+from odin.delivery.nonces import NonceWindow
+from odin.demo import Market
+from odin.errors import ConfigError
+from odin.gateway.server import Gateway
+from odin.gateway.session import Context
+from odin.gateway.timers import Wheel
+from odin.gateway.transport import Transport, sweep
+from odin.gateway.websocket import OdinFactory, Policy
+from odin.metrics import Metrics
+from odin.process import descriptors, memory, reactors
+from odin.status import Status
+from odin.web.dashboard import Dashboard
+from odin.web.health import Health, Livez, Readyz
+from odin.web.jwks import KeyKeeper
+from odin.web.metrics import MetricsPage
+from odin.web.publish import PublishPage
+from odin.web.site import Root, Site, UpgradeOnly
+from odin.web.stats import Stats
+from odin.web.token import TokenPage
+
+_HTTP_IDLE_S: Final = 60
+_BUS_SHARE_S: Final = 2.5  # of the shutdown time: to drain the broker, and to leave
+
+
+class OdinService(MultiService):
+    """All of Odin. Its services stop one after the other, the last one first."""
+
+    log_observer: ILogObserver | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Also tells the application what to log to: twistd asks it for this component."""
+        if self.log_observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log_observer)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        _or_exit(super().privilegedStartService)
+
+    def startService(self) -> None:
+        _or_exit(super().startService)
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
+
+
+class Sampler(Service):
+    """Brings the gauges up to date every `metrics.updateInterval`, and measures the loop's lag."""
+
+    _log = Logger()
+    _WARN_LAG_S: Final = 0.5
+
+    def __init__(
+        self, reactor: Any, metrics: Metrics, status: Status, count: Callable[[], int], every_s: float
+    ) -> None:
+        self._reactor = reactor
+        self._metrics = metrics
+        self._status = status
+        self._count = count
+        self._every_s = every_s
+        self._seen = 0
+        self._looked_at = 0.0
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        self._seen = self._count()
+        self._looked_at = self._reactor.seconds()
+        self._loop.start(self._every_s, now=False)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+
+    def _look(self) -> None:
+        now, seen = self._reactor.seconds(), self._count()
+        elapsed_s = now - self._looked_at
+        lag_s = max(0.0, elapsed_s - self._every_s)
+        if lag_s > self._WARN_LAG_S:
+            self._log.warn("the event loop was {lag:.2f} s late", lag=lag_s)
+        metrics = self._metrics
+        metrics.lag.set(lag_s)
+        metrics.rate.set((seen - self._seen) / elapsed_s if elapsed_s > 0 else 0)
+        metrics.memory.set(memory.usage().resident)
+        metrics.tasks.set(self._status.tasks())
+        self._seen, self._looked_at = seen, now
+
+
+def _or_exit(start: Callable[[], None]) -> None:
+    """Start, or end the process with one clear line."""
+    try:
+        start()
+    except ConfigError as error:
+        raise SystemExit(f"odin: {error}") from None
+
+
+def make_service(config: Config, reactor: Any) -> OdinService:
+    """Odin as `config` says, ready to be started.
+
+    Raises: ConfigError for a key or a file that cannot be used.
+    """
+    loop = reactors.event_loop(reactor)
+    soon = reactors.call_soon(reactor)
+    clock = time.monotonic
+    node = config.server.node or f"{socket.gethostname().split('.')[0]}-{secrets.token_hex(3)}"
+    metrics = Metrics()
+    secret = config.auth.jwt_secret or ("" if config.production else secrets.token_hex(32))
+    verifier = _verifier(config, secret)
+    hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
+    bus = _bus(config, loop, node)
+    delivery = config.delivery
+    bridge = Bridge(
+        bus,
+        hub,
+        NonceWindow(delivery.nonce_window_s, delivery.nonce_limit),
+        epoch=secrets.token_hex(8),
+        clock=clock,
+        meter=metrics,
+    )
+    context = Context(
+        hub=hub,
+        bridge=bridge,
+        verifier=verifier,
+        rate=RateLimit(config.limits.messages_per_second, config.limits.message_burst),
+        node=node,
+        heartbeat_interval_ms=int(config.websocket.ping_interval_s * 1000),
+        max_message_bytes=config.server.max_message_bytes,
+        max_channels=config.limits.channels_per_client,
+        monotonic=clock,
+        wall=time.time,
+    )
+    wheel = Wheel(reactor, soon)
+    policy = _policy(config)
+    pages: dict[str, Resource] = {}
+    site = Site(
+        Root(pages), reactor,
+        idle_timeout_s=_HTTP_IDLE_S, max_body_bytes=config.server.max_message_bytes,
+    )  # fmt: skip
+    factory = OdinFactory(
+        reactor=reactor, context=context, policy=policy, wheel=wheel, meter=metrics,
+        http=site.channel,
+    )  # fmt: skip
+    status = Status(hub=hub, bridge=bridge, edge=factory, conversation=context, loop=loop)
+    inner = _inner_pages(config, metrics, status)
+    pages |= inner if config.metrics.port is None else {"health": inner["health"]}
+    pages |= _public_pages(config, status, bridge, verifier, policy, secret)
+    site.resource = Root(pages)
+    _count_at_scrape(metrics, hub, bridge, bus, context)
+
+    service = OdinService()
+    sampler = Sampler(
+        reactor, metrics, status, lambda: bridge.offset, config.metrics.update_interval_s
+    )
+    for each in (sampler, wheel, hub, bus):
+        service.addService(each)
+    if config.auth.jwks_url:
+        service.addService(KeyKeeper(verifier, config.auth.jwks_url, reactor))
+    if config.metrics.port is not None:
+        service.addService(_inner_listener(config, inner, reactor))
+    service.addService(
+        Gateway(
+            reactor,
+            factory,
+            hub,
+            Transport.configured(
+                reactor,
+                read_bytes=config.websocket.read_buffer_bytes,
+                write_bytes=config.websocket.write_buffer_bytes,
+                max_pending=delivery.max_pending_bytes,
+            ),
+            host=config.server.host,
+            port=config.server.port,
+            stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
+            listening=lambda listening: setattr(status, "listening", listening),
+        )
+    )
+    if config.demo:
+        service.addService(Market(bus, reactor))
+    return service
+
+
+def _bus(config: Config, loop: Any, node: str) -> IBus:
+    if settings.uses_memory_bus(config):
+        return MemoryBus()
+    from odin.bus.nats import NatsBus  # noqa: PLC0415 - 4 MB that the demo does not need
+
+    if loop is None:
+        raise ConfigError("NATS needs the odin or asyncio reactor (nats-py runs on asyncio)")
+    return NatsBus(config.nats, loop, node)
+
+
+def _verifier(config: Config, secret: str) -> TokenVerifier:
+    auth = config.auth
+    keys = {}
+    if auth.jwt_public_key:
+        pem = auth.jwt_public_key
+        if "-----BEGIN" not in pem:
+            try:
+                with open(pem, encoding="ascii") as file:
+                    pem = file.read()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"auth.jwtPublicKey: neither a PEM text nor a file that can be read: {error}"
+                ) from None
+        try:
+            keys[""] = load_public_key(pem)
+        except ValueError:
+            raise ConfigError("auth.jwtPublicKey: no public key in PEM format") from None
+    return TokenVerifier(
+        secret=secret,
+        public_keys=keys,
+        algorithms=settings.algorithms(auth),
+        audience=auth.audience,
+        issuer=auth.issuer,
+    )
+
+
+def _policy(config: Config) -> Policy:
+    websocket = config.websocket
+    return Policy(
+        path=websocket.path.rstrip("/"),
+        origins=OriginPolicy(
+            check=websocket.check_origin,
+            allowed=websocket.allowed_origins,
+            production=config.production,
+        ),
+        proxies=TrustedProxies(config.server.trusted_proxies),
+        addresses=AddressLimit(config.limits.connections_per_second_per_address),
+        require_auth=config.auth.require_auth,
+        max_connections=descriptors.room_for(websocket.max_connections),
+        handshake_timeout_s=websocket.handshake_timeout_s,
+        read_timeout_s=config.server.read_timeout_s,
+        write_timeout_s=config.server.write_timeout_s,
+        ping_interval_s=websocket.ping_interval_s,
+        pong_timeout_s=websocket.pong_timeout_s,
+        compression=websocket.enable_compression,
+    )
+
+
+def _inner_pages(config: Config, metrics: Metrics, status: Status) -> dict[str, Resource]:
+    """What an operator reads: public, unless there is an internal listener."""
+    pages: dict[str, Resource] = {"health": Health(status), "stats": Stats(status)}
+    if config.metrics.enable_prometheus:
+        pages[config.metrics.metrics_path] = MetricsPage(metrics.registry)
+    return pages
+
+
+def _public_pages(
+    config: Config,
+    status: Status,
+    bridge: Bridge,
+    verifier: TokenVerifier,
+    policy: Policy,
+    secret: str,
+) -> dict[str, Resource]:
+    pages: dict[str, Resource] = {
+        "": Dashboard(),
+        "livez": Livez(),
+        "readyz": Readyz(status),
+        "publish": PublishPage(bridge, verifier, policy.origins, open_to_loopback=config.demo),
+        config.websocket.path: UpgradeOnly(),
+    }
+    if not config.production and "HS256" in settings.algorithms(config.auth):
+        pages["auth/token"] = TokenPage(secret, config.auth.token_expiration_s)
+    return pages
+
+
+def _inner_listener(config: Config, pages: dict[str, Resource], reactor: Any) -> IService:
+    """The internal listener, for /metrics, /stats and /health only."""
+    host = config.metrics.host or config.server.host
+    endpoint = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+    port = config.metrics.port
+    site = Site(Root(pages), reactor, idle_timeout_s=_HTTP_IDLE_S, max_body_bytes=0)
+    service = StreamServerEndpointService(endpoint(reactor, port, interface=host), site.plain())
+    service._raiseSynchronously = True
+    return service
+
+
+def _count_at_scrape(
+    metrics: Metrics, hub: Hub, bridge: Bridge, bus: IBus, context: Context
+) -> None:
+    metrics.read_at_scrape(
+        counters={
+            "websocket_messages_sent_total": (
+                "Messages handed to the kernel for a client: feed, replies and notices",
+                lambda: hub.delivered + context.replied,
+            ),
+            "websocket_messages_received_total": (
+                "Messages received from clients", lambda: context.received
+            ),
+            "websocket_messages_duplicates_total": (
+                "Feed messages dropped because their nonce was seen", lambda: bridge.duplicates
+            ),
+            "nats_messages_total": ("Messages received from the bus", lambda: bridge.messages),
+            "nats_reconnects_total": ("Times the broker came back", lambda: bus.reconnects),
+        },
+        gauges={
+            "nats_connection_status": (
+                "1 while messages can arrive from the bus", lambda: int(bus.connected)
+            ),
+        },
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""`twistd odin`: the options, and the service made of them.
+
+Importing this module installs no reactor; `postOptions` does, because by then twistd has settled
+what it was asked for, and nothing has needed one yet.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from twisted.logger import ILogObserver
+from twisted.python import usage
+
+from odin import __version__, config, logs
+from odin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from odin.service import OdinService
+
+_PARAMETERS = {
+    "host": "server.host",
+    "port": "server.port",
+    "nats-url": "nats.url",
+}
+
+
+class Options(usage.Options):
+    """The command line. Everything else is set in the file or the environment."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Odin: pushes market data from NATS subjects to WebSocket clients. "
+        "Without options it listens on 0.0.0.0:3002 and connects to nats://localhost:4222; "
+        "with --demo it needs no broker and shows a simulated market. Every setting can also be "
+        "given in the environment as SECTION_KEY (LIMITS_MESSAGES_PER_SECOND=50)."
+    )
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["port", "p", None, "TCP port for WebSocket and HTTP [default: 3002]"],
+        ["host", "H", None, "address to listen on [default: 0.0.0.0]"],
+        ["config", "c", None, "JSON configuration file (see etc/odin.json)"],
+        ["nats-url", None, None, "NATS servers, comma-separated; memory:// for none"],
+        ["log-format", None, "text", "text, or json: one object per line"],
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["require-auth", None, "refuse clients without a valid token"],
+        ["demo", None, "feed a simulated market to the clients, without a broker"],
+        ["print-config", None, "print the effective configuration, and exit"],
+    ]
+    config: config.Config
+
+    def opt_version(self) -> None:
+        """Print Odin's version, and exit."""
+        print(f"odin {__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """Validate everything, install the reactor, choose the log format."""
+        if self["log-format"] not in logs.FORMATS:
+            raise usage.UsageError(
+                f"--log-format {self['log-format']}: text or json is allowed"
+            )
+        options: dict[str, Any] = {
+            key: self[name] for name, key in _PARAMETERS.items() if self[name] is not None
+        }
+        if self["require-auth"]:
+            options["auth.requireAuth"] = "true"
+        try:
+            self.config = config.load(
+                path=self["config"], options=options, demo=bool(self["demo"])
+            )
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["print-config"]:
+            print(config.describe(self.config))
+            sys.exit(0)
+        self._settle_reactor()
+
+    def log_observer(self) -> ILogObserver | None:
+        """What twistd should log to; None if its own `--logger` says."""
+        parent = self.parent or {}
+        if parent.get("logger"):
+            return None
+        path = parent.get("logfile") or (None if parent.get("nodaemon", True) else "twistd.log")
+        return logs.observer(self["log-format"], path)
+
+    def _settle_reactor(self) -> None:
+        from odin.process import reactors  # noqa: PLC0415 - not before it is wanted
+
+        if "twisted.internet.reactor" not in sys.modules:
+            reactors.install()
+        elif reactors.event_loop(sys.modules["twisted.internet.reactor"]) is None:
+            raise usage.UsageError(
+                "this reactor cannot run Odin: leave --reactor out, or use odin or asyncio"
+            )
+
+
+def makeService(options: Options) -> "OdinService":
+    """Odin's services, for twistd."""
+    from twisted.internet import reactor  # noqa: PLC0415 - installed by now
+
+    from odin.process import reactors, signals  # noqa: PLC0415
+    from odin.service import make_service  # noqa: PLC0415
+
+    if reactors.event_loop(reactor) is None:
+        raise usage.UsageError("this reactor cannot run Odin: use odin or asyncio")
+    try:
+        service = make_service(options.config, reactor)
+    except ConfigError as error:
+        sys.exit(f"odin: {error}")
+    service.log_observer = options.log_observer()
+    signals.graceful(reactor)
+    return service

@@ -1,0 +1,1 @@
+"""The HTTP side: plain twisted.web Resources, one file each."""

@@ -1,0 +1,60 @@
+"""What all HTTP resources share: JSON bodies, JSON errors, safe headers."""
+
+from typing import Any, Final
+
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from odin.wire.messages import encode
+
+JSON: Final = b"application/json"
+
+
+class JsonResource(Resource):
+    """A resource of one path, which answers with JSON.
+
+    `render_<METHOD>` returns the body. Another method gets 405, a path below it 404; a slash at
+    the end makes no difference.
+    """
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self if not path and not request.postpath else NotFound()
+
+    def render(self, request: Request) -> Any:
+        harden(request)
+        method = request.method.decode("ascii", "replace")
+        renderer = getattr(self, f"render_{method}", None)
+        if renderer is None or (method == "HEAD" and not hasattr(self, "render_GET")):
+            allowed = [each for each in ("GET", "POST") if hasattr(self, f"render_{each}")]
+            allowed += ["HEAD"] if "GET" in allowed else []
+            request.setHeader(b"Allow", ", ".join(allowed).encode())
+            return problem(request, 405, "method_not_allowed", f"use {' or '.join(allowed)}")
+        return renderer(request)
+
+
+class NotFound(JsonResource):
+    """404, for every method."""
+
+    def render(self, request: Request) -> bytes:
+        harden(request)
+        return problem(request, 404, "not_found", "there is nothing here")
+
+
+def reply(request: Request, status: int, body: object) -> bytes:
+    """A JSON body with its status."""
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", JSON)
+    return encode(body) + b"\n"
+
+
+def problem(request: Request, status: int, code: str, message: str) -> bytes:
+    """A JSON error."""
+    return reply(request, status, {"error": {"code": code, "message": message}})
+
+
+def harden(request: Request) -> None:
+    """Headers for every answer: nothing is cached, sniffed, or passed on (?token= above all)."""
+    request.setHeader(b"Server", b"Odin")
+    request.setHeader(b"Cache-Control", b"no-store")
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    request.setHeader(b"Referrer-Policy", b"no-referrer")

@@ -1,0 +1,1 @@
+"""What goes over the socket. Pure: no reactor, no clock, no I/O."""

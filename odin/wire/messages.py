@@ -1,0 +1,268 @@
+"""Every message on the socket: its shape, decoded and encoded.
+
+Client to server (each may carry `id`, an integer or a string of at most 36 characters, which its
+reply echoes):
+
+    -> {"type":"ping","timestamp":ms,"nonce":".."?}
+    <- {"type":"pong","timestamp":ms,"nonce","originalTimestamp","clientId"}
+    -> {"type":"heartbeat"}
+    <- {"type":"heartbeat","timestamp","nonce","serverTime","uptime"}          uptime in ms
+    -> {"type":"subscribe","data":{"channels":[pattern, ..]}}
+    <- {"type":"subscription_ack","subscribed":[..],"rejected":[{"channel","code","message"}],
+        "count","epoch","offset"}
+    -> {"type":"unsubscribe","data":{"channels":[..]}}
+    <- {"type":"unsubscription_ack","unsubscribed":[..],"count"}
+    -> {"type":"subscriptions"}
+    <- {"type":"subscriptions","channels":[..],"count"}
+    -> {"type":"auth","token":".."}
+    <- {"type":"auth_ack","userId","expiresAt"}
+    -> {"type":"publish","channel":"..","data":<any JSON>}
+    <- {"type":"publish_ack"}
+    <- {"type":"error","code","message","retryAfterMs"?}                       the connection stays
+
+Server to client, unasked:
+
+    <- {"type":"connectionEstablished", ..}                                    on open
+    <- {"channel","offset", <the publisher's members as they came>}            feed
+    <- {"type":"feedStatus","status":"live"|"stale"}                           broker lost, back
+    <- {"type":"tokenExpiring","expiresAt"}                                    then close 4401
+
+Times are milliseconds since 1970, except `expiresAt` (seconds, as `exp` in the token).
+"""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from odin.errors import BadRequest, NotJSON, UnknownType
+
+Id = int | Annotated[str, msgspec.Meta(max_length=36)] | None
+Nonce = Annotated[str, msgspec.Meta(max_length=256)] | int | None
+
+
+class Request(msgspec.Struct, tag_field="type", frozen=True, gc=False):
+    """What every message of a client has."""
+
+    id: Id = None
+
+
+class Ping(Request, tag="ping", frozen=True, gc=False):
+    timestamp: int | float | None = None
+    nonce: Nonce = None
+
+
+class Heartbeat(Request, tag="heartbeat", frozen=True, gc=False):
+    pass
+
+
+class Channels(msgspec.Struct, frozen=True):
+    channels: list[str]
+
+
+class Subscribe(Request, tag="subscribe", frozen=True, kw_only=True):
+    data: Channels
+
+
+class Unsubscribe(Request, tag="unsubscribe", frozen=True, kw_only=True):
+    data: Channels
+
+
+class Subscriptions(Request, tag="subscriptions", frozen=True, gc=False):
+    pass
+
+
+class Auth(Request, tag="auth", frozen=True, kw_only=True):
+    token: str
+
+
+class Publish(Request, tag="publish", frozen=True, kw_only=True):
+    channel: str
+    data: msgspec.Raw
+
+
+AnyRequest = Ping | Heartbeat | Subscribe | Unsubscribe | Subscriptions | Auth | Publish
+
+
+class _Head(msgspec.Struct):
+    """What can be said of a request that fits no shape."""
+
+    type: Any = None
+    id: Any = None
+
+
+_decode_request = msgspec.json.Decoder(AnyRequest).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_TYPES: Final = frozenset(
+    ("ping", "heartbeat", "subscribe", "unsubscribe", "subscriptions", "auth", "publish")
+)
+
+
+def decode_request(text: bytes) -> AnyRequest:
+    """The request in one text message.
+
+    Raises: NotJSON, UnknownType, BadRequest, each with the request's `id` where it has one.
+    """
+    try:
+        return _decode_request(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _refusal(text, error) from None
+
+
+def request_id(text: bytes) -> int | str | None:
+    """The id of a request that is not looked at any further, if it has one."""
+    try:
+        head = _decode_head(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return head.id if _is_id(head.id) else None
+
+
+def _refusal(text: bytes, error: Exception) -> BadRequest:
+    """Why `text` is no request, in words that are safe to send back."""
+    try:
+        head = _decode_head(text)
+    except msgspec.ValidationError:
+        return NotJSON("a message is a JSON object with a type")
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return NotJSON("not valid JSON")
+    id_ = head.id if _is_id(head.id) else None
+    if not isinstance(head.type, str):
+        return BadRequest("type is missing or not a string", request_id=id_)
+    if head.type not in _TYPES:
+        return UnknownType(f"unknown type {head.type[:40]!r}", request_id=id_)
+    return BadRequest(str(error)[:200], request_id=id_)
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= 36)
+
+
+class Reply(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True, gc=False):
+    """What every answer has: the id of its request, left out where there was none."""
+
+    id: Id = None
+
+
+class ConnectionEstablished(Reply, tag="connectionEstablished", frozen=True, kw_only=True):
+    timestamp: int
+    nonce: str
+    clientId: str  # noqa: N815 - the wire's names are camelCase
+    serverTime: int
+    capabilities: tuple[str, ...]
+    heartbeatInterval: int
+    maxMessageSize: int
+    epoch: str
+    offset: int
+    node: str
+    version: str
+
+
+class Pong(Reply, tag="pong", frozen=True, kw_only=True, gc=False):
+    timestamp: int
+    nonce: str | int
+    originalTimestamp: int | float | None
+    clientId: str
+
+
+class HeartbeatReply(Reply, tag="heartbeat", frozen=True, kw_only=True, gc=False):
+    timestamp: int
+    nonce: str
+    serverTime: int
+    uptime: int
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    channel: str
+    code: str
+    message: str
+
+
+class SubscriptionAck(Reply, tag="subscription_ack", frozen=True, kw_only=True):
+    subscribed: list[str]
+    rejected: list[Rejection]
+    count: int
+    epoch: str
+    offset: int
+
+
+class UnsubscriptionAck(Reply, tag="unsubscription_ack", frozen=True, kw_only=True):
+    unsubscribed: list[str]
+    count: int
+
+
+class SubscriptionList(Reply, tag="subscriptions", frozen=True, kw_only=True):
+    channels: list[str]
+    count: int
+
+
+class AuthAck(Reply, tag="auth_ack", frozen=True, kw_only=True, gc=False):
+    userId: str
+    expiresAt: int
+
+
+class PublishAck(Reply, tag="publish_ack", frozen=True, gc=False):
+    pass
+
+
+class Error(Reply, tag="error", frozen=True, kw_only=True, gc=False):
+    code: str
+    message: str
+    retryAfterMs: int | None = None
+
+
+class FeedStatus(Reply, tag="feedStatus", frozen=True, kw_only=True, gc=False):
+    status: str
+
+
+class TokenExpiring(Reply, tag="tokenExpiring", frozen=True, kw_only=True, gc=False):
+    expiresAt: int
+
+
+encode = msgspec.json.Encoder().encode
+
+
+class _FeedHead(msgspec.Struct, gc=False):
+    """The one member of a publisher's object that Odin looks at."""
+
+    nonce: Any = None
+
+
+_decode_feed_head = msgspec.json.Decoder(_FeedHead).decode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
+    """(nonce or None, is an object) of a publisher's payload, which is checked on the way.
+
+    Strictly one JSON text in UTF-8; 0.8 us for 200 bytes, against 1.6 us for a full decode (the
+    members are walked, but no objects made of them).
+
+    Raises: NotJSON.
+    """
+    try:
+        payload.decode()  # the walk skips strings without looking at their UTF-8
+        nonce = _decode_feed_head(payload).nonce
+    except msgspec.ValidationError:
+        return None, False
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise NotJSON("payload is not JSON in UTF-8") from None
+    if isinstance(nonce, str | int) and nonce != "":
+        return nonce, True
+    return None, True
+
+
+def feed_prefix(channel: str) -> bytes:
+    """`{"channel":"..","offset":`, the part of a feed message that only its channel decides."""
+    return b'{"channel":' + encode(channel) + b',"offset":'
+
+
+def feed_message(prefix: bytes, offset: int, payload: bytes, is_object: bool) -> bytes:
+    """A publisher's payload with channel and offset spliced in front, its own bytes untouched."""
+    if not is_object:
+        return b'%b%d,"data":%b}' % (prefix, offset, payload.strip())
+    members = payload.strip()[1:]
+    if members.lstrip() == b"}":
+        return b"%b%d}" % (prefix, offset)
+    return b"%b%d,%b" % (prefix, offset, members)
