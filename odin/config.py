@@ -190,7 +190,7 @@ def load(
         values[key] = value, "command line", True
     if demo and "nats.url" not in values:
         values["nats.url"] = "", "--demo", False
-    sections = {
+    sections: dict[str, Any] = {
         name: _section(name, section, values) for name, section in _SECTIONS.items()
     }
     config = Config(
@@ -388,9 +388,7 @@ def _check_secret(auth: Auth, refuse: Callable[[str, Any, str], None]) -> None:
     secret = auth.jwt_secret
     if not secret:
         if not auth.jwt_public_key and not auth.jwks_url:
-            refuse(
-                "auth.jwtSecret", secret, "production with requireAuth needs a secret or a key"
-            )
+            refuse("auth.jwtSecret", secret, "production with requireAuth needs a secret or a key")
         return
     if len(secret.encode()) < _MIN_SECRET_BYTES:
         refuse("auth.jwtSecret", secret, f"needs at least {_MIN_SECRET_BYTES} bytes")

@@ -1,19 +1,19 @@
 """The exception tree. The class carries the wire code; each edge translates in one place.
 
-    OdinError
-    ├── ConfigError                 a bad setting; stops the start
-    ├── RequestError                a client's request cannot be done: an `error` message
-    │   ├── BadRequest              bad_request
-    │   │   ├── NotJSON             bad_request
-    │   │   └── UnknownType         unknown_type
-    │   ├── BadChannel              bad_channel
-    │   ├── Forbidden               forbidden
-    │   ├── LimitExceeded           limit_exceeded
-    │   ├── RateLimited             rate_limited, with a time to wait
-    │   ├── Duplicate               duplicate
-    │   ├── Unauthorized            unauthorized
-    │   └── Unavailable             unavailable: the broker is away
-    └── HandshakeRefused            an HTTP status instead of the upgrade
+OdinError
+├── ConfigError                 a bad setting; stops the start
+├── RequestError                a client's request cannot be done: an `error` message
+│   ├── BadRequest              bad_request
+│   │   ├── NotJSON             bad_request
+│   │   └── UnknownType         unknown_type
+│   ├── BadChannel              bad_channel
+│   ├── Forbidden               forbidden
+│   ├── LimitExceeded           limit_exceeded
+│   ├── RateLimited             rate_limited, with a time to wait
+│   ├── Duplicate               duplicate
+│   ├── Unauthorized            unauthorized
+│   └── Unavailable             unavailable: the broker is away
+└── HandshakeRefused            an HTTP status instead of the upgrade
 """
 
 from typing import ClassVar

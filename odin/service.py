@@ -27,11 +27,13 @@ from odin.delivery.hub import Hub
 from odin.delivery.nonces import NonceWindow
 from odin.demo import Market
 from odin.errors import ConfigError
+from odin.gateway.admission import Admissions
+from odin.gateway.echo import EchoProtocol
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
 from odin.gateway.transport import Transport, sweep
-from odin.gateway.websocket import OdinFactory, Policy
+from odin.gateway.websocket import OdinFactory, Times
 from odin.metrics import Metrics
 from odin.process import descriptors, memory, reactors
 from odin.status import Status
@@ -44,6 +46,7 @@ from odin.web.site import Root, Site, UpgradeOnly
 from odin.web.stats import Stats
 from odin.web.token import TokenPage
 
+ECHO_PATH: Final = "/echo"
 _HTTP_IDLE_S: Final = 60
 _BUS_SHARE_S: Final = 2.5  # of the shutdown time: to drain the broker, and to leave
 
@@ -81,7 +84,12 @@ class Sampler(Service):
     _WARN_LAG_S: Final = 0.5
 
     def __init__(
-        self, reactor: Any, metrics: Metrics, status: Status, count: Callable[[], int], every_s: float
+        self,
+        reactor: Any,
+        metrics: Metrics,
+        status: Status,
+        count: Callable[[], int],
+        every_s: float,
     ) -> None:
         self._reactor = reactor
         self._metrics = metrics
@@ -162,20 +170,37 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         wall=time.time,
     )
     wheel = Wheel(reactor, soon)
-    policy = _policy(config)
+    origins = OriginPolicy(
+        check=config.websocket.check_origin,
+        allowed=config.websocket.allowed_origins,
+        production=config.production,
+    )
     pages: dict[str, Resource] = {}
     site = Site(
         Root(pages), reactor,
         idle_timeout_s=_HTTP_IDLE_S, max_body_bytes=config.server.max_message_bytes,
     )  # fmt: skip
     factory = OdinFactory(
-        reactor=reactor, context=context, policy=policy, wheel=wheel, meter=metrics,
+        reactor=reactor,
+        context=context,
+        admissions=_admissions(config, verifier, origins, metrics),
+        times=_times(config),
+        max_connections=descriptors.room_for(config.websocket.max_connections),
+        compression=config.websocket.enable_compression,
+        wheel=wheel,
+        meter=metrics,
         http=site.channel,
-    )  # fmt: skip
+        echo=EchoProtocol if config.echo else None,
+    )
     status = Status(hub=hub, bridge=bridge, edge=factory, conversation=context, loop=loop)
     inner = _inner_pages(config, metrics, status)
     pages |= inner if config.metrics.port is None else {"health": inner["health"]}
-    pages |= _public_pages(config, status, bridge, verifier, policy, secret)
+    pages |= _public_pages(
+        config,
+        status,
+        PublishPage(bridge, verifier, origins, open_to_loopback=config.demo),
+        secret,
+    )
     site.resource = Root(pages)
     _count_at_scrape(metrics, hub, bridge, bus, context)
 
@@ -247,25 +272,30 @@ def _verifier(config: Config, secret: str) -> TokenVerifier:
     )
 
 
-def _policy(config: Config) -> Policy:
-    websocket = config.websocket
-    return Policy(
-        path=websocket.path.rstrip("/"),
-        origins=OriginPolicy(
-            check=websocket.check_origin,
-            allowed=websocket.allowed_origins,
-            production=config.production,
-        ),
+def _admissions(
+    config: Config, verifier: TokenVerifier, origins: OriginPolicy, metrics: Metrics
+) -> Admissions:
+    return Admissions(
+        path=config.websocket.path,
+        echo_path=ECHO_PATH if config.echo else None,
+        origins=origins,
         proxies=TrustedProxies(config.server.trusted_proxies),
         addresses=AddressLimit(config.limits.connections_per_second_per_address),
+        verifier=verifier,
         require_auth=config.auth.require_auth,
-        max_connections=descriptors.room_for(websocket.max_connections),
-        handshake_timeout_s=websocket.handshake_timeout_s,
-        read_timeout_s=config.server.read_timeout_s,
-        write_timeout_s=config.server.write_timeout_s,
-        ping_interval_s=websocket.ping_interval_s,
-        pong_timeout_s=websocket.pong_timeout_s,
-        compression=websocket.enable_compression,
+        max_channels=config.limits.channels_per_client,
+        clock=time.monotonic,
+        auth_failed=metrics.auth_failed,
+    )
+
+
+def _times(config: Config) -> Times:
+    return Times(
+        handshake_s=config.websocket.handshake_timeout_s,
+        read_s=config.server.read_timeout_s,
+        write_s=config.server.write_timeout_s,
+        ping_interval_s=config.websocket.ping_interval_s,
+        pong_s=config.websocket.pong_timeout_s,
     )
 
 
@@ -278,18 +308,13 @@ def _inner_pages(config: Config, metrics: Metrics, status: Status) -> dict[str, 
 
 
 def _public_pages(
-    config: Config,
-    status: Status,
-    bridge: Bridge,
-    verifier: TokenVerifier,
-    policy: Policy,
-    secret: str,
+    config: Config, status: Status, publish: PublishPage, secret: str
 ) -> dict[str, Resource]:
     pages: dict[str, Resource] = {
         "": Dashboard(),
         "livez": Livez(),
         "readyz": Readyz(status),
-        "publish": PublishPage(bridge, verifier, policy.origins, open_to_loopback=config.demo),
+        "publish": publish,
         config.websocket.path: UpgradeOnly(),
     }
     if not config.production and "HS256" in settings.algorithms(config.auth):

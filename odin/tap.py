@@ -42,6 +42,11 @@ class Options(usage.Options):
     ]
     optFlags: ClassVar[list[list[Any]]] = [
         ["require-auth", None, "refuse clients without a valid token"],
+        [
+            "echo",
+            None,
+            "also serve /echo, which sends back what it gets (for the Autobahn Testsuite)",
+        ],
         ["demo", None, "feed a simulated market to the clients, without a broker"],
         ["print-config", None, "print the effective configuration, and exit"],
     ]
@@ -55,18 +60,14 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Validate everything, install the reactor, choose the log format."""
         if self["log-format"] not in logs.FORMATS:
-            raise usage.UsageError(
-                f"--log-format {self['log-format']}: text or json is allowed"
-            )
+            raise usage.UsageError(f"--log-format {self['log-format']}: text or json is allowed")
         options: dict[str, Any] = {
             key: self[name] for name, key in _PARAMETERS.items() if self[name] is not None
         }
         if self["require-auth"]:
             options["auth.requireAuth"] = "true"
         try:
-            self.config = config.load(
-                path=self["config"], options=options, demo=bool(self["demo"])
-            )
+            self.config = config.load(path=self["config"], options=options, demo=bool(self["demo"]))
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         if self["print-config"]:
@@ -76,7 +77,7 @@ class Options(usage.Options):
 
     def log_observer(self) -> ILogObserver | None:
         """What twistd should log to; None if its own `--logger` says."""
-        parent = self.parent or {}
+        parent: dict[str, Any] = self.parent or {}
         if parent.get("logger"):
             return None
         path = parent.get("logfile") or (None if parent.get("nodaemon", True) else "twistd.log")

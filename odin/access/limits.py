@@ -44,6 +44,11 @@ class AddressLimit:
         self._tats: dict[str, float] = {}
         self._forget_at = self._MIN_TABLE
 
+    @property
+    def active(self) -> bool:
+        """Whether there is a limit at all."""
+        return bool(self._limit.rate)
+
     def take(self, address: str, now: float) -> None:
         """Count one connection. Raises: RateLimited."""
         if not self._limit.rate:

@@ -1,7 +1,11 @@
 """What a bus is: the seam between Odin and its broker."""
 
-from twisted.internet.defer import Deferred
+from typing import TYPE_CHECKING
+
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 
 class IReceiver(Interface):

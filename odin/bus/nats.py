@@ -233,3 +233,22 @@ def server_names(url: str) -> list[str]:
         parts = urlsplit(each if "//" in each else f"nats://{each}")
         names.append(f"{parts.hostname}:{parts.port or 4222}")
     return names
+
+
+async def publish_once(url: str, subject: str, payload: bytes) -> None:
+    """Connect, publish one message, and leave; for tools.
+
+    Raises: OSError when no server can be reached.
+    """
+    client = Client()
+
+    async def ignore(_error: Exception) -> None:
+        pass
+
+    try:
+        await client.connect(url.split(","), allow_reconnect=False, error_cb=ignore)
+    except (nats.errors.Error, OSError, TimeoutError):
+        raise ConnectionError(f"no NATS server at {', '.join(server_names(url))}") from None
+    await client.publish(subject, payload)
+    await client.flush()
+    await client.close()

@@ -16,6 +16,8 @@ come, go, fall behind or catch up between two slices and still gets each frame e
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
+from odin.wire.codes import CloseCode
+
 BEHIND: Final = -1  # position: takes its frames through the ordinary write, not the sweep
 JOINING: Final = -2  # position: came while frames were waiting that are older than it
 ABSENT: Final = -3
@@ -39,6 +41,9 @@ class Recipient(Protocol):
 
     def hold(self, data: bytes, sent: int) -> None:
         """Keep what the kernel did not take of `data`; the recipient is behind from now on."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Leave, and tell the client why."""
 
 
 class Group:
@@ -292,9 +297,7 @@ class Groups:
                 return
             del parent.children[token]
 
-    def _search(
-        self, node: _Node, tokens: list[str], at: int, found: dict[Group, None]
-    ) -> None:
+    def _search(self, node: _Node, tokens: list[str], at: int, found: dict[Group, None]) -> None:
         rest = node.children.get(">")
         if at == len(tokens):
             found.update(node.groups)

@@ -66,9 +66,7 @@ class Gateway(Service):
         self.port = port
         self._listening(True)
         self._watch.start(_LOOK_EVERY_S, now=False)
-        self._log.info(
-            "Odin listens on {host}:{port}", host=self._host, port=port.getHost().port
-        )
+        self._log.info("Odin listens on {host}:{port}", host=self._host, port=port.getHost().port)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, send what waits, close everybody with 1001, and wait for their answer."""
@@ -100,7 +98,7 @@ class Gateway(Service):
 
     def _watch_slow(self) -> None:
         """End the connections whose peer took nothing for `writeTimeout`."""
-        stalled_before = self._reactor.seconds() - self._factory.policy.write_timeout_s
+        stalled_before = self._reactor.seconds() - self._factory.times.write_s
         for protocol in list(self._factory.behind):
             progress_at = protocol.transport.progress_at
             if progress_at is not None and progress_at < stalled_before:

@@ -1,9 +1,8 @@
 """One client's conversation, no I/O: requests in, replies and notices out."""
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -48,6 +47,9 @@ from odin.wire.messages import (
     request_id,
 )
 from odin.wire.subjects import EVERYTHING, is_pattern, is_subject, permitted
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends

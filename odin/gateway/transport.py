@@ -10,7 +10,7 @@ and tests/test_transport.py names every one of them.
 
 import socket
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
@@ -76,9 +76,9 @@ class Transport(tcp.Server):
     logstr = "odin"
     repstr = "<odin connection>"
     sessionno = 0
-    server = None
-    max_pending: ClassVar[int] = 1 << 20
-    reactor: ClassVar[Any]
+    server: Any = None
+    reactor: Any
+    max_pending = 1 << 20
 
     @classmethod
     def configured(
@@ -124,7 +124,7 @@ class Transport(tcp.Server):
         self.progress_at: float | None = None  # while behind: when the kernel last took a byte
         self.startReading()
 
-    def fileno(self) -> int:  # type: ignore[override] # a callable attribute in the base
+    def fileno(self) -> int:
         return self.fd
 
     @property
@@ -176,10 +176,10 @@ class Transport(tcp.Server):
         if not was_behind:
             self.progress_at = self.reactor.seconds()
             self.startWriting()
-            cast(Listener, self.protocol).fellBehind()
+            cast("Listener", self.protocol).fellBehind()
         self._maybePauseProducer()
         if self.pending > self.max_pending:
-            cast(Listener, self.protocol).overflowed(self.pending)
+            cast("Listener", self.protocol).overflowed(self.pending)
 
     def doWrite(self) -> Any:
         before = self.pending
@@ -191,7 +191,7 @@ class Transport(tcp.Server):
             self._tempDataBuffer = ()
             self.progress_at = None
             if result is None:
-                cast(Listener, self.protocol).caughtUp()
+                cast("Listener", self.protocol).caughtUp()
         return result
 
     def connectionLost(self, reason: Failure) -> None:
@@ -207,7 +207,7 @@ class Transport(tcp.Server):
         protocol.connectionLost(reason)
 
     @property
-    def client(self) -> tuple[Any, ...]:
+    def client(self) -> tuple[Any, ...]:  # type: ignore[override] # an attribute in the base
         """(address, port, ..) of the peer; asked of the kernel, not kept. ("", 0) when gone."""
         try:
             return cast("tuple[Any, ...]", self.socket.getpeername())

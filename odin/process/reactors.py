@@ -19,7 +19,7 @@ from twisted.internet.main import installReactor
 if hasattr(select, "epoll"):
     from twisted.internet.epollreactor import EPollReactor
 
-    class NestedReactor(AsyncioSelectorReactor):  # type: ignore[misc] # zope interfaces of its base
+    class NestedReactor(AsyncioSelectorReactor):
         """An asyncio reactor whose Twisted descriptors are polled by epoll directly."""
 
         _POLL_DISCONNECTED = EPollReactor._POLL_DISCONNECTED
@@ -27,7 +27,7 @@ if hasattr(select, "epoll"):
         _POLL_OUT = EPollReactor._POLL_OUT
         _add = EPollReactor._add
         _remove = EPollReactor._remove
-        _doReadOrWrite = EPollReactor._doReadOrWrite
+        _doReadOrWrite: Any = EPollReactor._doReadOrWrite
         addReader = EPollReactor.addReader
         addWriter = EPollReactor.addWriter
         removeReader = EPollReactor.removeReader

@@ -73,7 +73,8 @@ class PublishPage(JsonResource):
     def _check(self, request: Request, subject: str) -> None:
         """Raises: Unauthorized, Forbidden."""
         headers = request.requestHeaders
-        origin = (headers.getRawHeaders("origin") or [None])[0]
+        origins = headers.getRawHeaders("origin")
+        origin = origins[0] if origins else None
         host = (headers.getRawHeaders("host") or [""])[0]
         if not self._origins.allows(origin, host):
             raise Forbidden("this Origin may not publish")

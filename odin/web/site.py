@@ -3,13 +3,16 @@
 Leans on private names of twisted.web.http.HTTPChannel: this module only (tests/test_site.py).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.web import http, server
 from twisted.web.resource import IResource, Resource
 
 from odin.errors import HandshakeRefused
 from odin.web.resources import JsonResource, NotFound, harden, problem
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IConsumer
 
 
 class Root(Resource):
@@ -77,7 +80,7 @@ class Channel(http.HTTPChannel):
     def detach(self) -> None:
         """Let go of the transport: the connection is upgraded."""
         self.setTimeout(None)
-        self._networkProducer.unregisterProducer()
+        cast("IConsumer", self._networkProducer).unregisterProducer()
         self.transport = None
 
 
@@ -97,16 +100,16 @@ class Site(server.Site):
 
     def plain(self) -> server.Site:
         """The same resources for a port of their own, without WebSockets."""
-        site = server.Site(self.resource, timeout=self.timeOut, reactor=self.reactor)
+        site: Any = server.Site(self.resource, timeout=self.timeOut, reactor=self.reactor)
         site.log = self.log
         site.displayTracebacks = False
-        return site
+        return cast("server.Site", site)
 
     def channel(self) -> Channel:
-        """A channel for a connection of the gateway."""
-        channel = Channel()
+        """A channel for a connection of the gateway, as HTTPFactory.buildProtocol makes them."""
+        channel: Any = Channel()
         channel.factory = channel.site = self
         channel.requestFactory = self.requestFactory
         channel.timeOut = self.timeOut
         channel.callLater = self.reactor.callLater
-        return channel
+        return cast("Channel", channel)

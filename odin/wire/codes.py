@@ -26,6 +26,7 @@ class CloseCode(IntEnum):
     RATE_LIMITED = 4429  # back off, then come back
 
 
+NO_STATUS: Final = 1005  # never on the wire: a close frame without a code
 ABNORMAL: Final = 1006  # never on the wire: the connection was lost without a close frame
 
 

@@ -30,6 +30,7 @@ Server to client, unasked:
 Times are milliseconds since 1970, except `expiresAt` (seconds, as `exp` in the token).
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -90,7 +91,7 @@ class _Head(msgspec.Struct):
     id: Any = None
 
 
-_decode_request = msgspec.json.Decoder(AnyRequest).decode
+_decode_request: Callable[[bytes], AnyRequest] = msgspec.json.Decoder(AnyRequest).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _TYPES: Final = frozenset(
     ("ping", "heartbeat", "subscribe", "unsubscribe", "subscriptions", "auth", "publish")
@@ -148,7 +149,7 @@ class Reply(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True, g
 class ConnectionEstablished(Reply, tag="connectionEstablished", frozen=True, kw_only=True):
     timestamp: int
     nonce: str
-    clientId: str  # noqa: N815 - the wire's names are camelCase
+    clientId: str
     serverTime: int
     capabilities: tuple[str, ...]
     heartbeatInterval: int

@@ -1,0 +1,68 @@
+# Odin. `make run` and `make test` work on a fresh machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 3002
+ARGS ?=
+
+.PHONY: run dev test fmt lint types coverage bench bench-quick build docker docs clean help
+
+help:           ## what can be made
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Odin needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.run
+
+run: $(VENV)/.run   ## Odin with a simulated market on http://localhost:3002/
+	$(BIN)/twistd -n --pidfile= odin --port $(PORT) --demo $(ARGS)
+
+dev: $(VENV)/.run   ## the same, started again whenever a source file changes
+	$(BIN)/python -m odin.tools.dev -- --port $(PORT) --demo $(ARGS)
+
+test: $(VENV)/.test ## all tests, with a real nats-server and real sockets
+	$(BIN)/trial --temp-directory=_trial_temp tests
+
+fmt: $(VENV)/.test  ## format the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.test ## style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test ## mypy, strict
+	$(BIN)/mypy
+
+coverage: $(VENV)/.test ## line and branch coverage, as text and in htmlcov/
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(BIN)/trial --temp-directory=_trial_temp tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered
+
+build: $(VENV)/bin/python ## wheel and sdist in dist/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist .
+
+docker:         ## a container image
+	docker build -t odin .
+
+docs: $(VENV)/.test ## the API reference, in build/docs/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pydoctor>=25'
+	$(BIN)/pydoctor --project-name Odin --html-output build/docs --docformat plaintext --quiet odin
+	@echo "build/docs/index.html"
+
+clean:          ## everything that was made, the environment too
+	rm -rf $(VENV) _trial_temp* build dist *.egg-info htmlcov .coverage* bench-results
+	rm -rf .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid twisted/plugins/dropin.cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
