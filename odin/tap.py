@@ -67,7 +67,12 @@ class Options(usage.Options):
         if self["require-auth"]:
             options["auth.requireAuth"] = "true"
         try:
-            self.config = config.load(path=self["config"], options=options, demo=bool(self["demo"]))
+            self.config = config.load(
+                path=self["config"],
+                options=options,
+                demo=bool(self["demo"]),
+                echo=bool(self["echo"]),
+            )
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         if self["print-config"]:
