@@ -36,6 +36,7 @@ from odin.gateway.transport import Transport, sweep
 from odin.gateway.websocket import OdinFactory, Times
 from odin.metrics import Metrics
 from odin.process import descriptors, memory, reactors
+from odin.process.collector import Collector
 from odin.status import Status
 from odin.web.dashboard import Dashboard
 from odin.web.health import Health, Livez, Readyz
@@ -208,7 +209,8 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     sampler = Sampler(
         reactor, metrics, status, lambda: bridge.offset, config.metrics.update_interval_s
     )
-    for each in (sampler, wheel, hub, bus):
+    collector = Collector(reactor, lambda: factory.connections)
+    for each in (collector, sampler, wheel, hub, bus):
         service.addService(each)
     if config.auth.jwks_url:
         service.addService(KeyKeeper(verifier, config.auth.jwks_url, reactor))

@@ -109,6 +109,8 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
     autoPingTimeoutCall = None
     autoPingPending = None
     autoPingPendingCall = None
+    autoPingPendingSeq = 0
+    autoPingPendingSent = None
     send_queue: Any = _MadeWhenUsed(deque)
     utf8validator: Any = _MadeWhenUsed(Utf8Validator)
 
