@@ -57,6 +57,8 @@ class _MadeWhenUsed:
         self._name = name
 
     def __get__(self, instance: Any, _owner: type | None = None) -> Any:
+        if instance is None:
+            return self
         value = instance.__dict__[self._name] = self._make()
         return value
 
