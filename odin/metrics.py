@@ -24,10 +24,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.active = self._gauge("websocket_connections_active", "Open WebSockets")
-        self.opened_total = self._counter(
-            "websocket_connections_total", "WebSockets opened since the start"
-        )
         self.duration = self._histogram(
             "websocket_connection_duration_seconds", "How long a WebSocket was open", _DURATIONS
         )
@@ -104,12 +100,7 @@ class Metrics:
     def auth_failed(self, cause: str) -> None:
         self.auth_failures.labels(cause).inc()
 
-    def opened(self) -> None:
-        self.active.inc()
-        self.opened_total.inc()
-
     def closed(self, code: str, initiator: str, seconds: float) -> None:
-        self.active.dec()
         self.disconnects.labels(code, initiator).inc()
         self.duration.observe(seconds)
 

@@ -203,7 +203,7 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         secret,
     )
     site.resource = Root(pages)
-    _count_at_scrape(metrics, hub, bridge, bus, context)
+    _count_at_scrape(metrics, factory, bridge, context)
 
     service = OdinService()
     sampler = Sampler(
@@ -336,10 +336,14 @@ def _inner_listener(config: Config, pages: dict[str, Resource], reactor: Any) ->
 
 
 def _count_at_scrape(
-    metrics: Metrics, hub: Hub, bridge: Bridge, bus: IBus, context: Context
+    metrics: Metrics, factory: OdinFactory, bridge: Bridge, context: Context
 ) -> None:
+    hub, bus = context.hub, bridge.bus
     metrics.read_at_scrape(
         counters={
+            "websocket_connections_total": (
+                "WebSockets opened since the start", lambda: factory.opened
+            ),
             "websocket_messages_sent_total": (
                 "Messages handed to the kernel for a client: feed, replies and notices",
                 lambda: hub.delivered + context.replied,
@@ -354,6 +358,7 @@ def _count_at_scrape(
             "nats_reconnects_total": ("Times the broker came back", lambda: bus.reconnects),
         },
         gauges={
+            "websocket_connections_active": ("Open WebSockets", lambda: factory.connections),
             "nats_connection_status": (
                 "1 while messages can arrive from the bus", lambda: int(bus.connected)
             ),

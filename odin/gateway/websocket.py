@@ -63,7 +63,6 @@ class Meter(Protocol):
     """What the edge tells about its connections."""
 
     def rejected(self, cause: str) -> None: ...
-    def opened(self) -> None: ...
     def closed(self, code: str, initiator: str, seconds: float) -> None: ...
     def error(self, kind: str) -> None: ...
 
@@ -98,6 +97,7 @@ class OdinProtocol(RestingProtocol):
 
     factory: "OdinFactory"
     _http: HttpChannel | None = None  # while the connection is plain HTTP
+    _answer = b""  # the 101, until the welcome goes out with it
     _refused = False
 
     def __init__(self) -> None:
@@ -167,6 +167,8 @@ class OdinProtocol(RestingProtocol):
     # -- the outlet of the session
 
     def write(self, data: bytes) -> None:
+        if self._answer:
+            data, self._answer = self._answer + data, b""
         self.transport.write(data)
 
     def hold(self, data: bytes, sent: int) -> None:
@@ -300,6 +302,12 @@ class OdinProtocol(RestingProtocol):
         self.transport.loseWriteConnection()
         self.factory.wheel.set(self, _LINGER_S)
 
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        if self.state == self.STATE_CONNECTING:
+            self._answer = data
+        else:
+            self.transport.write(data)
+
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
         """From Autobahn: an extension offer that makes no sense."""
         self._refuse(HandshakeRefused(code, "bad_request", reason))
@@ -311,8 +319,10 @@ class OdinProtocol(RestingProtocol):
         admission: Admission = self._admission
         self.session = session = self._session(admission)
         factory.connections += 1
-        factory.meter.opened()
+        factory.opened += 1
         session.open(self, getattr(self.transport, "sink", None), admission.channels)
+        if self._answer:
+            self.write(b"")
         token_s = session.token_event()
         waits = [each for each in (factory.times.ping_interval_s, token_s) if each]
         if waits and self.state == self.STATE_OPEN:
@@ -419,6 +429,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         self.meter = meter
         self.http = http
         self.connections = 0  # open WebSockets
+        self.opened = 0  # since the start
         self.draining = False
         self.behind: set[OdinProtocol] = set()
         self._admissions = admissions
