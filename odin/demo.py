@@ -1,6 +1,7 @@
 """A simulated market: what `--demo` shows."""
 
 import random
+import secrets
 import time
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ class _Token:
 class Market(Service):
     """Publishes prices, trades, volumes, batches and statistics of a dozen tokens to the bus.
 
-    The same seed gives the same walk.
+    The same seed gives the same walk; the nonces are new each time, or a second demo on the same
+    broker would be taken for a repetition.
     """
 
     _log = Logger()
@@ -53,6 +55,7 @@ class Market(Service):
         self._rng = random.Random(seed)
         self._tokens = [_Token(name, price, self._rng) for name, price in _START.items()]
         self._ticks = 0
+        self._run = secrets.token_hex(4)
         self._started = time.monotonic()
         self._loop = LoopingCall(self.tick)
         self._loop.clock = reactor
@@ -99,7 +102,7 @@ class Market(Service):
 
     def _publish(self, subject: str, kind: str, members: dict[str, Any]) -> None:
         now_ms = int(time.time() * 1000)
-        head = {"type": kind, "timestamp": now_ms, "nonce": f"{self._rng.getrandbits(64):016x}"}
+        head = {"type": kind, "timestamp": now_ms, "nonce": f"{self._run}-{self._ticks}"}
         # away for a moment: a market does not repeat itself
         self._bus.publish(subject, encode(head | members)).addErrback(lambda _: None)
 

@@ -10,6 +10,7 @@ from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -131,8 +132,10 @@ def _or_exit(start: Callable[[], None]) -> None:
     """Start, or end the process with one clear line."""
     try:
         start()
-    except ConfigError as error:
-        raise SystemExit(f"odin: {error}") from None
+    except CannotListenError as error:
+        cause = getattr(error.socketError, "strerror", None) or error.socketError
+        where = f"{error.interface or '*'}:{error.port}"
+        raise SystemExit(f"odin: cannot listen on {where}: {cause}") from None
 
 
 def make_service(config: Config, reactor: Any) -> OdinService:

@@ -74,7 +74,7 @@ class Options(usage.Options):
                 echo=bool(self["echo"]),
             )
         except ConfigError as error:
-            raise usage.UsageError(str(error)) from None
+            sys.exit(f"odin: {error}")  # a UsageError would put the whole help before the line
         if self["print-config"]:
             print(config.describe(self.config))
             sys.exit(0)

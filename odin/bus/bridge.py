@@ -101,6 +101,7 @@ class Bridge:
             )
         nonce, _is_object = feed_nonce(payload)
         if nonce is not None and nonce in self._nonces:
+            self.duplicates += 1
             raise Duplicate("a message with this nonce was seen before")
         return self.bus.publish(subject, payload)
 

@@ -5,12 +5,10 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from odin.delivery.hub import Hub
-from odin.errors import ConfigError
 from odin.gateway.transport import Port, Transport
 from odin.gateway.websocket import OdinFactory
 from odin.wire.codes import CloseCode, close_reason
@@ -51,18 +49,11 @@ class Gateway(Service):
         self._watch.clock = reactor
 
     def startService(self) -> None:
-        """Raises: ConfigError when the address cannot be had."""
+        """Raises: CannotListenError."""
         super().startService()
         port = Port(self._number, self._factory, _BACKLOG, self._host, self._reactor)
         port.transport = self._transport
-        try:
-            port.startListening()
-        except CannotListenError as error:
-            cause = error.socketError
-            raise ConfigError(
-                f"cannot listen on {self._host}:{self._number}: "
-                f"{getattr(cause, 'strerror', None) or cause}"
-            ) from None
+        port.startListening()
         self.port = port
         self._listening(True)
         self._watch.start(_LOOK_EVERY_S, now=False)

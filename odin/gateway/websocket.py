@@ -274,9 +274,9 @@ class OdinProtocol(RestingProtocol):
             self.__class__ = self.factory.echo_protocol
         self.data = rest
         self.websocket_protocols = handshake.protocols_of(head)
-        self.websocket_extensions = self._parseExtensionsHeader(
-            head.headers.get("sec-websocket-extensions", "")
-        )
+        offers = head.headers.get("sec-websocket-extensions")
+        parsed = self._parseExtensionsHeader(offers) if offers else ()
+        self.websocket_extensions = [each for each in parsed if _is_deflate_offer(*each)]
         self._wskey = admission.key
         self._admission = admission
         self.succeedHandshake(admission.protocol)
@@ -479,6 +479,17 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
     def log_failure(self, text: str) -> None:
         """Log the exception that is being handled: a defect of ours."""
         self._log.failure(text)
+
+
+def _is_deflate_offer(name: str, parameters: Any) -> bool:
+    """Whether Autobahn can make something of an offer; others are declined (RFC 7692 5.1)."""
+    if name != PerMessageDeflateOffer.EXTENSION_NAME:
+        return False
+    try:
+        PerMessageDeflateOffer.parse(parameters)
+    except Exception:  # that is what Autobahn raises
+        return False
+    return True
 
 
 def accept_any_deflate(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:

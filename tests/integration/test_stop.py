@@ -1,0 +1,191 @@
+"""The end of the process: SIGTERM when idle, under load, twice; clients are told."""
+
+import contextlib
+import json
+import signal
+import threading
+from http.client import HTTPConnection
+
+from websockets.exceptions import ConnectionClosed
+
+from tests.integration.clients import CLOSE, HANDSHAKE, PATIENCE_S, TEXT, frame
+from tests.integration.harness import MEMORY, Nats, Odin, OdinTestCase, eventually
+
+
+class StopTests(OdinTestCase):
+    """Servers that are told to stop."""
+
+    def ends(self, odin: Odin) -> None:
+        """It ends by itself with status 0 and says so."""
+        self.assertEqual(odin.wait(), 0)
+        self.assertIn("Server Shut Down", odin.output())
+        self.check(odin)
+
+    def test_idle(self) -> None:
+        """SIGTERM and SIGINT end an idle server with status 0."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            odin = self.start()
+            self.assertEqual(odin.get("/livez").status, 200)
+            odin.signal(number)
+            self.ends(odin)
+
+    def test_while_starting(self) -> None:
+        """A signal right after the port is open is obeyed."""
+        odin = self.start()
+        self.assertTrue(odin.port)
+        odin.signal(signal.SIGTERM)
+        self.assertIn(odin.wait(), (0, -signal.SIGTERM))
+
+    def test_clients_are_told(self) -> None:
+        """Every client gets what waits, then 1001 with a machine word."""
+        odin = self.start()
+        clients = [self.client(odin=odin) for _ in range(20)]
+        for n in range(10):
+            odin.publish("a.b", {"n": n})
+        odin.signal(signal.SIGTERM)
+        for client in clients:
+            self.assertEqual([client.receive()["n"] for _ in range(10)], list(range(10)))
+            code, reason = client.closed()
+            self.assertEqual((code, reason.partition(":")[0]), (1001, "going_away"))
+        self.ends(odin)
+
+    def test_under_load(self) -> None:
+        """Under load each client gets an unbroken run of messages, then 1001; the exit is 0."""
+        nats = Nats()
+        self.addCleanup(nats.stop)
+        odin = self.start("--nats-url", nats.url, SERVER_SHUTDOWN_TIMEOUT="6")
+        eventually(lambda: odin.get("/readyz").status == 200, "readiness")
+        clients = [self.client(odin=odin) for _ in range(10)]
+        deaf = self.wire(odin, receive_buffer=4096)
+        deaf.upgrade()
+        stop = threading.Event()
+
+        def load() -> None:
+            n = 0
+            while not stop.is_set():
+                batch = range(n, n + 50)
+                nats.publish(
+                    "odin.trades.X", *(b'{"n":%d,"x":"%b"}' % (n, b"y" * 500) for n in batch)
+                )
+                n += 50
+
+        publisher = threading.Thread(target=load)
+        publisher.start()
+        self.addCleanup(publisher.join)
+        self.addCleanup(stop.set)
+        for client in clients:
+            client.until(lambda message: message.get("n", 0) >= 100)
+        odin.signal(signal.SIGTERM)
+        for client in clients:
+            offsets = []
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    offsets.append(client.receive()["offset"])
+            self.assertEqual(client.closed()[0], 1001)
+            self.assertEqual(offsets, list(range(offsets[0], offsets[0] + len(offsets))))
+        self.ends(odin)
+
+    def test_not_ready_while_stopping(self) -> None:
+        """While it stops it is alive but not ready, and lets nobody in."""
+        odin = self.start()
+        stubborn = self.websocket(odin=odin)  # does not answer the close frame
+        probe = HTTPConnection("127.0.0.1", odin.port, timeout=PATIENCE_S)
+        self.addCleanup(probe.close)
+        probe.request("GET", "/readyz")
+        self.assertEqual(probe.getresponse().read(), b'{"status":"ready"}\n')
+        late = self.wire(odin)
+        late.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(late.response().status, 200)
+        odin.signal(signal.SIGTERM)
+        self.assertEqual(stubborn.closed()[0], 1001)
+        for path, status in (("/readyz", 503), ("/health", 503), ("/livez", 200)):
+            probe.request("GET", path)
+            response = probe.getresponse()
+            response.read()
+            self.assertEqual(response.status, status, path)
+        late.send(HANDSHAKE + "\r\n")
+        refusal = late.response()
+        self.assertEqual(refusal.status, 503)
+        self.assertGreaterEqual(int(refusal.headers["retry-after"]), 1)
+        with self.assertRaises(ConnectionRefusedError):
+            self.wire(odin)
+        stubborn.send(frame(CLOSE, b"\x03\xe9"))
+        self.ends(odin)
+
+    def test_stubborn_clients(self) -> None:
+        """Clients that never answer do not keep the process beyond shutdownTimeout."""
+        odin = self.start(SERVER_SHUTDOWN_TIMEOUT="3")
+        wires = [self.websocket(odin=odin) for _ in range(3)]
+        half_open = self.wire(odin)
+        half_open.send("GET /ws HTTP/1.1\r\n")
+        odin.signal(signal.SIGTERM)
+        self.ends(odin)
+        self.assertEqual([wire.closed()[0] for wire in wires], [1001] * 3)
+
+    def test_second_signal(self) -> None:
+        """A second signal ends the process at once."""
+        odin = self.start(*MEMORY, SERVER_SHUTDOWN_TIMEOUT="600")
+        stubborn = self.websocket(odin=odin)
+        odin.signal(signal.SIGTERM)
+        self.assertEqual(stubborn.closed()[0], 1001)  # it is stopping, and waits for us
+        self.assertTrue(odin.running)
+        odin.signal(signal.SIGTERM)
+        self.assertEqual(odin.wait(), 128 + signal.SIGTERM)
+
+    def test_without_broker(self) -> None:
+        """A server that still looks for its broker stops as well."""
+        odin = self.start("--nats-url", "nats://127.0.0.1:9")
+        client = self.client(odin=odin)
+        odin.signal(signal.SIGTERM)
+        self.assertEqual(client.closed()[0], 1001)
+        self.ends(odin)
+
+    def test_killed(self) -> None:
+        """After SIGKILL a new process on the same port serves at once, with a new epoch."""
+        first = self.start()
+        port = first.port
+        client = self.client(odin=first)
+        first.signal(signal.SIGKILL)
+        self.assertEqual(client.closed()[0], 1006)
+        first.wait()
+        second = self.start(*MEMORY, "--port", str(port))
+        self.assertEqual(second.port, port)
+        self.assertNotEqual(self.client(odin=second).welcome["epoch"], client.welcome["epoch"])
+
+
+class LogTests(OdinTestCase):
+    """What is logged, and how."""
+
+    def test_json(self) -> None:
+        """With --log-format=json every line is one object, with the same members."""
+        odin = self.start("--demo")
+        client = self.client(odin=odin)
+        client.receive()
+        odin.get("/nothing")
+        odin.publish("a.b", b"not JSON \x1b[31m")
+        odin.signal(signal.SIGTERM)
+        self.assertEqual(odin.wait(), 0)
+        lines = [json.loads(line) for line in odin.output().splitlines()]
+        self.assertGreater(len(lines), 4)
+        for line in lines:
+            self.assertEqual(set(line), {"time", "level", "system", "message"})
+            self.assertIn(line["level"], ("info", "warn", "error", "critical"))
+            self.assertRegex(line["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}")
+
+    def test_text(self) -> None:
+        """As text each line has time, level and message."""
+        odin = self.start(*MEMORY, "--log-format=text")
+        odin.says("Odin listens on")
+        for line in odin.output().splitlines():
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\dT[\d:.]+\S* \[\S+#(info|warn)\] .+$")
+
+    def test_quiet(self) -> None:
+        """Connections and messages write no line each."""
+        self.client().close()
+        before = len(self.odin.output().splitlines())
+        for n in range(50):
+            wire = self.websocket()
+            wire.send(frame(TEXT, b"nope"))
+            wire.receive()
+            self.odin.publish("a.b", {"n": n})
+        self.assertLess(len(self.odin.output().splitlines()) - before, 5)
