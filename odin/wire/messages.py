@@ -30,6 +30,7 @@ Server to client, unasked:
 Times are milliseconds since 1970, except `expiresAt` (seconds, as `exp` in the token).
 """
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -231,7 +232,6 @@ class _FeedHead(msgspec.Struct, gc=False):
 
 
 _decode_feed_head = msgspec.json.Decoder(_FeedHead).decode
-_check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
@@ -246,12 +246,28 @@ def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
         payload.decode()  # the walk skips strings without looking at their UTF-8
         nonce = _decode_feed_head(payload).nonce
     except msgspec.ValidationError:
-        return None, False
+        _check(payload)
+        return None, payload.lstrip()[:1] == b"{"
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
     if isinstance(nonce, str | int) and nonce != "":
         return nonce, True
     return None, True
+
+
+def _check(payload: bytes) -> None:
+    """Look at all of a payload that is no object, or has an odd nonce; rare. Raises: NotJSON.
+
+    By the standard library: msgspec stops at the first thing that is not as expected.
+    """
+    try:
+        json.loads(payload, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise NotJSON("payload is not JSON in UTF-8") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)  # NaN, Infinity: no JSON
 
 
 def feed_prefix(channel: str) -> bytes:

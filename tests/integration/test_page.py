@@ -98,11 +98,12 @@ class PageTests(OdinTestCase):
         odin = self.start("--demo", ODIN_ENV="production")
         other = self.start("--demo")
         browser = self.browser(other)
+        eventually(lambda: browser.value("document.body.dataset.state") == "live", "the state live")
         script = f"""
             window.outcome = "";
-            const socket = new WebSocket("ws://{odin.host}/ws");
-            socket.onopen = () => window.outcome = "open";
-            socket.onerror = () => window.outcome = "error";
+            const foreign = new WebSocket("ws://{odin.host}/ws");
+            foreign.onopen = () => window.outcome = "open";
+            foreign.onerror = () => window.outcome = "error";
         """
         browser.value(script)
         self.assertEqual(eventually(lambda: browser.value("window.outcome")), "error")

@@ -1,0 +1,159 @@
+"""The bridge, the memory bus, and what can be said of NATS without a broker."""
+
+import asyncio
+
+from nats.aio.client import Client
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from odin.bus.bridge import Bridge
+from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.memory import MemoryBus
+from odin.bus.nats import FeedClient, NatsBus, server_names
+from odin.config import Nats
+from odin.delivery.nonces import NonceWindow
+from odin.errors import BadChannel, Duplicate, NotJSON, Unavailable
+
+
+class NotingHub:
+    def __init__(self):
+        self.delivered, self.notices = [], []
+
+    def deliver(self, channel, frame, arrived):
+        self.delivered.append((channel, frame[2:] if frame[1] < 126 else frame[4:], arrived))
+
+    def notify(self, frame):
+        self.notices.append(frame[2:])
+
+
+class NotingMeter:
+    def __init__(self):
+        self.sizes = []
+
+    def message(self, size):
+        self.sizes.append(size)
+
+
+class BridgeTests(SynchronousTestCase):
+    def setUp(self):
+        self.hub, self.bus, self.meter, self.now = NotingHub(), MemoryBus(), NotingMeter(), 50.0
+        self.bridge = Bridge(
+            self.bus,
+            self.hub,
+            NonceWindow(600, 100),
+            epoch="e",
+            clock=lambda: self.now,
+            meter=self.meter,
+        )
+        self.bus.startService()
+
+    def test_interfaces(self):
+        """Bus and bridge are what they say they are."""
+        verifyObject(IBus, self.bus)
+        verifyObject(IReceiver, self.bridge)
+        verifyObject(IBus, NatsBus(Nats(), asyncio.new_event_loop(), "n"))
+
+    def test_numbered(self):
+        """Messages are numbered across channels, without gaps for those that are dropped."""
+        for subject, payload in (
+            ("a", b'{"x":1,"nonce":"n"}'), ("b", b"bad"), ("a", b'{"nonce":"n"}'), ("b", b"[1]"),
+        ):  # fmt: skip
+            self.bridge.received(subject, payload)
+        self.assertEqual(
+            self.hub.delivered,
+            [
+                ("a", b'{"channel":"a","offset":1,"x":1,"nonce":"n"}', 50.0),
+                ("b", b'{"channel":"b","offset":2,"data":[1]}', 50.0),
+            ],
+        )
+        counts = self.bridge.messages, self.bridge.duplicates, self.bridge.malformed
+        self.assertEqual((counts, len(self.meter.sizes)), ((4, 1, 1), 2))
+
+    def test_publish(self):
+        """What is published comes back; what cannot be is refused with its reason."""
+        self.successResultOf(self.bridge.publish("a.b", b'{"nonce":1}'))
+        self.assertEqual(self.hub.delivered[0][0], "a.b")
+        self.assertRaises(Duplicate, self.bridge.publish, "a.b", b'{"nonce":1}')
+        self.assertEqual(self.bridge.duplicates, 1)
+        for subject, payload, kind in (
+            ("a.*", b"{}", BadChannel), ("", b"{}", BadChannel), ("a\r\nb", b"{}", BadChannel),
+            ("a", b"nonsense", NotJSON), ("a", b"", NotJSON),
+        ):  # fmt: skip
+            self.assertRaises(kind, self.bridge.publish, subject, payload)
+        self.bus.stopService()
+        self.failureResultOf(self.bridge.publish("a", b"{}"), Unavailable)
+
+    def test_status(self):
+        """Each change is told once; live at the start, too."""
+        for connected in (True, False, False, True):
+            self.bridge.status_changed(connected)
+        words = [b"live" in each for each in self.hub.notices]
+        self.assertEqual(words, [True, False, True])
+
+
+class NatsTests(SynchronousTestCase):
+    def test_server_names(self):
+        """Servers are logged without their credentials."""
+        names = server_names("nats://u:secret@a:1,tls://token@b,c")
+        self.assertEqual(names, ["a:1", "b:4222", "c:4222"])
+
+    def bus(self, *subjects, **settings):
+        bus = NatsBus(Nats(subjects=subjects or ("a",), **settings), asyncio.new_event_loop(), "n")
+        got = []
+
+        class Receiver:
+            def received(self, subject, payload):
+                got.append(subject)
+
+        bus.attach(Receiver())
+        return bus, got
+
+    def test_overlapping_patterns_deliver_once(self):
+        """A message that the broker sends for two patterns is taken for the first."""
+        bus, got = self.bus("a.*", "*.b", "c", "a.b")
+        self.assertEqual(bus._subjects, ["a.*", "*.b", "c"])
+        takers = [bus._taker(n, subject) for n, subject in enumerate(bus._subjects)]
+        takers[0]("a.b", b"")
+        takers[1]("a.b", b"")
+        takers[1]("x.b", b"")
+        self.assertEqual(got, ["a.b", "x.b"])
+
+    def test_feed_is_taken_in_the_order_of_the_connection(self):
+        """Messages go to their takers where they are parsed; a failing one stops nothing."""
+        client, got = FeedClient(), []
+        client.feed = {"a": lambda s, p: got.append((s, p)), "b": lambda s, p: 1 / 0}
+
+        class Subscription:
+            def __init__(self, subject):
+                self.subject = subject
+
+        client._subs = {1: Subscription("a"), 2: Subscription("b")}
+
+        async def parse():
+            for sid, subject in ((1, b"a"), (2, b"b"), (1, b"\xff"), (9, b"x"), (1, b"a.b")):
+                await client._process_msg(sid, subject, b"", b"p", None)
+
+        asyncio.new_event_loop().run_until_complete(parse())
+        self.assertEqual(got, [("a", b"p"), ("a.b", b"p")])
+        self.assertEqual(len(self.flushLoggedErrors()), 2)
+
+    def test_retry_with_jitter(self):
+        """A fresh server is tried nearly at once, a failed one after the wait; least tried first."""
+        bus, _ = self.bus(reconnect_wait_ms=1000, reconnect_jitter_ms=200)
+
+        class Candidate:
+            def __init__(self, reconnects):
+                self.reconnects = reconnects
+
+        tried, fresh = Candidate(3), Candidate(0)
+        chosen, wait_s = bus._choose([tried, fresh], {})
+        self.assertIs(chosen, fresh)
+        self.assertLessEqual(wait_s, 0.2)
+        _, wait_s = bus._choose([tried], {})
+        self.assertTrue(1.0 <= wait_s <= 1.2)
+
+    def test_private_names(self):
+        """What the feed client overrides in nats-py is there."""
+        for name in ("_process_msg", "is_connected", "drain", "flush"):
+            self.assertTrue(hasattr(Client, name), name)
+        self.assertTrue(hasattr(Client(), "_subs"))

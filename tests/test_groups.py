@@ -1,0 +1,275 @@
+"""Groups, hub and nonces: each message once to everybody who wants it, in order."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from odin.delivery.groups import ABSENT, Groups
+from odin.delivery.hub import Hub
+from odin.delivery.nonces import NonceWindow
+from odin.wire.subjects import covers
+
+SUBJECTS = ("a.x", "a.y", "b.x", "c")
+PATTERN_SETS = ([">"], ["a.*"], ["a.x", "a.>"], ["*.x"], ["c"], [], ["a.y", "c"])
+
+
+class Client:
+    """A recipient whose socket is as full as the test wants it."""
+
+    def __init__(self):
+        self.group, self.position = None, ABSENT
+        self.sink, self.waiting, self.got = self, b"", b""
+        self.full = False
+
+    def send(self, data):
+        if self.waiting or self.full:
+            self.hold(data, 0)
+        else:
+            self.got += data
+
+    def hold(self, data, sent):
+        self.waiting += data[sent:]
+        if self.sink is not None:
+            self.sink = None
+            if self.group is not None:
+                self.group.fell_behind(self)
+
+    def drain(self):
+        self.full = False
+        self.got, self.waiting, self.sink = self.got + self.waiting, b"", self
+        if self.group is not None:
+            self.group.caught_up(self)
+
+
+def sweep(sinks, start, stop, data):
+    """Full sockets take one byte, and from then on are behind."""
+    stuck = []
+    for index in range(start, stop):
+        client = sinks[index]
+        if client.full:
+            client.got += data[:1]
+            stuck.append((index, 1))
+        else:
+            client.got += data
+    return stuck or None
+
+
+class Meter:
+    def __init__(self):
+        self.rounds = []
+
+    def round_done(self, latency_s, duration_s):
+        self.rounds.append((latency_s, duration_s))
+
+
+class Time:
+    """A clock that runs out after so many looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 0.0003
+        return self.now
+
+
+def make_hub():
+    soon = []
+    return Hub(sweep=sweep, soon=soon.append, clock=Time(), meter=Meter()), soon
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    """Any order of publishing, coming, going, falling behind and slices of sending."""
+
+    def __init__(self):
+        super().__init__()
+        self.hub, self.soon = make_hub()
+        self.clients, self.expected, self.patterns = [], {}, {}
+        self.count = 0
+
+    @rule(patterns=st.sampled_from(PATTERN_SETS), many=st.integers(1, 150))
+    def come(self, patterns, many):
+        if len(self.clients) + many > 400:
+            return
+        for _ in range(many):
+            client = Client()
+            self.clients.append(client)
+            self.expected[client], self.patterns[client] = b"", patterns
+            self.hub.register(client, frozenset(patterns))
+
+    @rule(subject=st.sampled_from(SUBJECTS))
+    def publish(self, subject):
+        self.count += 1
+        frame = b"<%d>" % self.count
+        self.hub.deliver(subject, frame, 0.0)
+        for client, patterns in self.patterns.items():
+            if any(covers(each, subject) for each in patterns):
+                self.expected[client] += frame
+
+    @rule()
+    def notify(self):
+        self.count += 1
+        frame = b"[%d]" % self.count
+        self.hub.notify(frame)
+        for client in self.patterns:
+            self.expected[client] += frame
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data(), patterns=st.sampled_from(PATTERN_SETS))
+    def resubscribe(self, data, patterns):
+        client = data.draw(st.sampled_from(self.clients))
+        if client in self.patterns:
+            self.hub.resubscribe(client, frozenset(patterns))
+            self.patterns[client] = patterns
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def leave(self, data):
+        client = data.draw(st.sampled_from(self.clients))
+        self.hub.unregister(client)
+        self.patterns.pop(client, None)
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def fill(self, data):
+        data.draw(st.sampled_from(self.clients)).full = True
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def drain(self, data):
+        data.draw(st.sampled_from(self.clients)).drain()
+
+    @precondition(lambda self: self.soon)
+    @rule()
+    def one_slice(self):
+        self.soon.pop(0)()
+
+    @invariant()
+    def nothing_twice_or_out_of_order(self):
+        for client in self.patterns:
+            assert self.expected[client].startswith(client.got + client.waiting)
+
+    def teardown(self):
+        while self.soon:
+            self.soon.pop(0)()
+        for client in self.clients:
+            client.drain()
+            self.hub.unregister(client)
+            if client in self.patterns:
+                assert client.got == self.expected[client]
+            else:
+                assert self.expected[client].startswith(client.got)
+        groups = self.hub.groups
+        assert not len(groups)
+        assert not groups._literal
+        assert not groups._wild.children
+        assert self.hub.sessions == 0
+
+
+class DeliveryTests(SynchronousTestCase):
+    def test_any_order_of_events(self):
+        """Everybody gets what it wants, once, in order; nothing is left behind at the end."""
+        limits = settings(max_examples=80, stateful_step_count=40, deadline=None)
+        run_state_machine_as_test(DeliveryMachine, settings=limits)
+
+
+class HubTests(SynchronousTestCase):
+    def setUp(self):
+        self.hub, self.soon = make_hub()
+
+    def turn(self):
+        while self.soon:
+            self.soon.pop(0)()
+
+    def test_joined_in_one_turn(self):
+        """Messages of one turn leave in one send per group, counted one by one."""
+        client = Client()
+        self.hub.register(client, frozenset((">",)))
+        sends = []
+        self.hub._sweep = lambda sinks, start, stop, data: sends.append(data)
+        for n in range(3):
+            self.hub.deliver("a", b"%d" % n, 0.0)
+        self.assertEqual(len(self.soon), 1)
+        self.turn()
+        self.assertEqual((sends, self.hub.delivered), ([b"012"], 3))
+        self.assertEqual(len(self.hub._meter.rounds), 1)
+
+    def test_slices(self):
+        """A big round gives the reactor turns in between."""
+        clients = [Client() for _ in range(2000)]
+        for each in clients:
+            self.hub.register(each, frozenset((">",)))
+        self.hub.deliver("a", b"x", 0.0)
+        slices = 0
+        while self.soon:
+            self.soon.pop(0)()
+            slices += 1
+        self.assertGreater(slices, 3)
+        self.assertTrue(all(each.got == b"x" for each in clients))
+
+    def test_nobody(self):
+        """A message that nobody wants costs no turn and leaves no trace."""
+        self.hub.deliver("a", b"x", 0.0)
+        self.assertEqual((self.soon, self.hub._oldest), ([], None))
+
+    def test_a_failing_recipient_stops_nobody(self):
+        """A defect in one group's sending is logged, and the others get theirs."""
+        good, bad = Client(), Client()
+        bad.hold = lambda data, sent: 1 / 0
+        bad.full = True
+        self.hub.register(bad, frozenset(("a",)))
+        self.hub.register(good, frozenset((">",)))
+        self.hub.deliver("a", b"x", 0.0)
+        self.turn()
+        self.assertEqual(good.got, b"x")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_flush(self):
+        """At the end everything goes out at once."""
+        client = Client()
+        self.hub.register(client, frozenset((">",)))
+        self.hub.deliver("a", b"x", 0.0)
+        self.hub.flush()
+        self.assertEqual(client.got, b"x")
+
+    def test_many_subjects(self):
+        """Invented subjects cannot fill the memory with remembered routes."""
+        groups = Groups()
+        for n in range(70_000):
+            groups.route(f"s.{n}")
+        self.assertLessEqual(len(groups._routes), 65_536)
+
+
+class NonceTests(SynchronousTestCase):
+    def test_window(self):
+        """A nonce counts once within the window, and again after twice its length."""
+        window = NonceWindow(600, 1000)
+        self.assertTrue(window.add("a", 1000.0))
+        self.assertFalse(window.add("a", 1599.0))
+        self.assertFalse(window.add("a", 1601.0))
+        self.assertTrue(window.add("a", 3000.0))
+
+    def test_bounded(self):
+        """A million different nonces keep the newest half of the limit at least, no more than it."""
+        window = NonceWindow(600, 1000)
+        for n in range(100_000):
+            window.add(n, 1000.0)
+        self.assertLessEqual(len(window), 1000)
+        self.assertIn(99_600, window)
+        self.assertNotIn(5, window)
+
+    def test_long_nonces(self):
+        """A long nonce is known by its digest; 1 and "1" are two."""
+        window = NonceWindow(600, 1000)
+        self.assertTrue(window.add("x" * 100_000, 0.0))
+        self.assertIn("x" * 100_000, window)
+        self.assertNotIn("x" * 99_999, window)
+        self.assertTrue(window.add(1, 0.0))
+        self.assertTrue(window.add("1", 0.0))

@@ -1,0 +1,121 @@
+"""Requests decoded, replies and feed messages encoded."""
+
+import json
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from odin.errors import BadRequest, NotJSON, UnknownType
+from odin.wire import messages as m
+from odin.wire.codes import CloseCode, close_reason
+from odin.wire.frames import text_frame
+
+
+class RequestTests(SynchronousTestCase):
+    def test_shapes(self):
+        """Each request of the protocol is decoded, unknown members ignored."""
+        for text, expected in (
+            ('{"type":"ping","timestamp":5,"nonce":"n"}', m.Ping(timestamp=5, nonce="n")),
+            ('{"timestamp":5.5,"id":"x","type":"ping"}', m.Ping(id="x", timestamp=5.5)),
+            ('{"type":"heartbeat","more":[1]}', m.Heartbeat()),
+            ('{"type":"subscriptions","id":7}', m.Subscriptions(id=7)),
+            (
+                '{"type":"subscribe","data":{"channels":["a"],"snapshot":true}}',
+                m.Subscribe(data=m.Channels(["a"])),
+            ),
+            ('{"type":"auth","token":"t"}', m.Auth(token="t")),
+        ):
+            self.assertEqual(m.decode_request(text.encode()), expected)
+
+    def test_publish_keeps_bytes(self):
+        """The data of a publish is what the client wrote, byte for byte."""
+        request = m.decode_request(b'{"type":"publish","channel":"a","data":{"x" : 1.10}}')
+        self.assertEqual(bytes(request.data), b'{"x" : 1.10}')
+
+    def test_not_json(self):
+        """FAULTS row 21: one error, never an exception of another kind."""
+        for text in (
+            b"", b"{", b"[1]", b"5", b'"x"', b"null", b"\xef\xbb\xbf{}", b'{"a":NaN}',
+            b'{"a":Infinity}', b'{"type":"ping"} x', b'{"a":' * 50_000, b'{"a":"\\ud800"}',
+            b"[" * 100_000, b'{"type":"ping","id":01}', b"\x00",
+        ):  # fmt: skip
+            self.assertRaises(NotJSON, m.decode_request, text)
+
+    def test_no_request(self):
+        """What is JSON but no request says why, with the id where there is one."""
+        for text, kind, request_id in (
+            (b"{}", BadRequest, None),
+            (b'{"type":5,"id":1}', BadRequest, 1),
+            (b'{"type":"nope","id":"x"}', UnknownType, "x"),
+            (b'{"type":"subscribe","id":2}', BadRequest, 2),
+            (b'{"type":"subscribe","data":{"channels":"a"}}', BadRequest, None),
+            (b'{"type":"ping","id":"%b"}' % (b"x" * 37), BadRequest, None),
+            (b'{"type":"ping","timestamp":' + b"9" * 5000 + b"}", BadRequest, None),
+            (b'{"type":"ping","id":true}', BadRequest, None),
+            (b'{"type":"ping","nonce":"%b"}' % (b"n" * 60_000), BadRequest, None),
+        ):
+            error = self.assertRaises(kind, m.decode_request, text)
+            self.assertEqual((error.request_id, isinstance(error, NotJSON)), (request_id, False))
+            self.assertLess(len(str(error)), 250)
+
+    def test_the_last_of_duplicate_keys_counts(self):
+        """As in every JSON parser of a browser."""
+        self.assertEqual(m.decode_request(b'{"type":"ping","id":1,"id":2}').id, 2)
+
+
+class ReplyTests(SynchronousTestCase):
+    def test_id_only_when_given(self):
+        """A reply to a request without an id has none."""
+        self.assertEqual(json.loads(m.encode(m.PublishAck())), {"type": "publish_ack"})
+        error = m.Error(id=0, code="c", message="m", retryAfterMs=5)
+        expected = {"type": "error", "id": 0, "code": "c", "message": "m", "retryAfterMs": 5}
+        self.assertEqual(json.loads(m.encode(error)), expected)
+
+
+class FeedTests(SynchronousTestCase):
+    def message(self, payload):
+        nonce, is_object = m.feed_nonce(payload)
+        return nonce, m.feed_message(m.feed_prefix("a.b"), 7, payload, is_object)
+
+    def test_splicing(self):
+        """Channel and offset in front, the publisher's bytes as they came."""
+        for payload, nonce, expected in (
+            (b'{"x" : 1.10,"nonce":"n"}', "n", b'{"channel":"a.b","offset":7,"x" : 1.10,"nonce":"n"}'),
+            (b' {"a":1}\n', None, b'{"channel":"a.b","offset":7,"a":1}'),
+            (b"{}", None, b'{"channel":"a.b","offset":7}'),
+            (b"{ }", None, b'{"channel":"a.b","offset":7}'),
+            (b"[1, 2]", None, b'{"channel":"a.b","offset":7,"data":[1, 2]}'),
+            (b'"\xc3\xa9"', None, b'{"channel":"a.b","offset":7,"data":"\xc3\xa9"}'),
+            (b'{"nonce":12}', 12, b'{"channel":"a.b","offset":7,"nonce":12}'),
+            (b'{"nonce":[1]}', None, b'{"channel":"a.b","offset":7,"nonce":[1]}'),
+            (b'{"nonce":""}', None, b'{"channel":"a.b","offset":7,"nonce":""}'),
+        ):
+            self.assertEqual(self.message(payload), (nonce, expected))
+            json.loads(expected)
+
+    def test_refused(self):
+        """What is not JSON in UTF-8 is no message, however deep or odd."""
+        for payload in (
+            b"", b"x", b"{", b'{"a":"\xff"}', b'{"\xff":1}', b'{"a":NaN}', b"[" * 10**5,
+            b"[NaN]", b"[1,2", b"5 x", b'[1],"b":2', b"1}", b'{"nonce":' + b"9" * 40,
+        ):  # fmt: skip
+            self.assertRaises(NotJSON, m.feed_nonce, payload)
+
+    def test_odd_subject(self):
+        """A subject with quotes makes no broken JSON."""
+        self.assertEqual(json.loads(m.feed_prefix('a"b') + b"1}"), {"channel": 'a"b', "offset": 1})
+
+
+class FrameTests(SynchronousTestCase):
+    def test_lengths(self):
+        """RFC 6455 5.2: the shortest form of each length."""
+        for size, head in (
+            (0, b"\x81\x00"), (125, b"\x81\x7d"), (126, b"\x81\x7e\x00\x7e"),
+            (65_535, b"\x81\x7e\xff\xff"), (65_536, b"\x81\x7f\0\0\0\0\0\1\0\0"),
+        ):  # fmt: skip
+            self.assertEqual(text_frame(b"x" * size), head + b"x" * size)
+
+    def test_close_reason(self):
+        """A reason fits into a close frame, cut between characters."""
+        self.assertEqual(close_reason("slow_consumer", "9 bytes"), "slow_consumer: 9 bytes")
+        self.assertLessEqual(len(close_reason("x", "é" * 100).encode()), 123)
+        self.assertEqual((int(CloseCode.TOO_SLOW), int(CloseCode.RATE_LIMITED)), (4408, 4429))

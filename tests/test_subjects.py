@@ -1,0 +1,64 @@
+"""Subjects and patterns."""
+
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from odin.wire.subjects import covers, is_pattern, is_subject, overlaps, permitted, reduced
+
+PATTERNS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3).flatmap(
+    lambda tokens: st.sampled_from([".".join(tokens), ".".join([*tokens, ">"]), ">"])
+)
+SUBJECTS = [".".join(tokens) for n in range(1, 5) for tokens in product("abc", repeat=n)]
+
+
+class SubjectTests(SynchronousTestCase):
+    def test_validity(self):
+        """(text, may be published to, may be subscribed to)"""
+        for text, subject, pattern in (
+            ("odin.token.BTC.price", True, True), ("a", True, True), ("a.b-c_1", True, True),
+            ("a.*", False, True), ("*", False, True), (">", False, True), ("a.>", False, True),
+            ("a.*.c", False, True), ("*.*", False, True),
+            ("", False, False), (".", False, False), ("a.", False, False), (".a", False, False),
+            ("a..b", False, False), ("a b", False, False), ("a\tb", False, False),
+            ("a\r\nPUB x", False, False), ("a\0", False, False), ("a.>.b", False, False),
+            ("a*", False, False), ("a.b>", False, False), ("\ud800", False, False),
+            ("x" * 255, True, True), ("x" * 256, False, False), ("é" * 128, False, False),
+        ):  # fmt: skip
+            self.assertEqual((is_subject(text), is_pattern(text)), (subject, pattern), text[:40])
+
+    def test_matching(self):
+        """NATS's own rules: * is one token, > is one or more."""
+        for pattern, subject, expected in (
+            ("a.b", "a.b", True), ("a.b", "a.c", False), ("a.b", "a.b.c", False),
+            ("a.*", "a.b", True), ("a.*", "a", False), ("a.*", "a.b.c", False),
+            ("*.b", "a.b", True), ("a.*.c", "a.b.c", True), ("a.*.c", "a.b.d", False),
+            ("a.>", "a.b", True), ("a.>", "a.b.c.d", True), ("a.>", "a", False),
+            (">", "a", True), (">", "a.b.c", True), ("a.*.>", "a.b", False),
+            ("a.*.>", "a.b.c", True), ("A.b", "a.b", False),
+        ):  # fmt: skip
+            self.assertEqual(covers(pattern, subject), expected, (pattern, subject))
+
+    @given(PATTERNS, PATTERNS)
+    def test_covers_and_overlaps_mean_what_they_say(self, one, two):
+        """As counted over all short subjects."""
+        left = {each for each in SUBJECTS if covers(one, each)}
+        right = {each for each in SUBJECTS if covers(two, each)}
+        self.assertEqual(overlaps(one, two), bool(left & right), (one, two))
+        if covers(one, two):
+            self.assertLessEqual(right, left)
+        elif right and "c" not in one + two:
+            self.assertFalse(right <= left, (one, two))
+
+    def test_permissions(self):
+        """None permits all, nothing permits nothing, a pattern what it covers."""
+        self.assertTrue(permitted(None, ">"))
+        self.assertFalse(permitted((), "a"))
+        self.assertTrue(permitted(("x", "a.>"), "a.*"))
+        self.assertFalse(permitted(("a.*",), "a.>"))
+
+    def test_reduced(self):
+        """What another pattern covers is left out; the order stays."""
+        self.assertEqual(reduced(["a.b", "c", "a.*", "c", "a.>"]), ["c", "a.>"])
