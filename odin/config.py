@@ -7,7 +7,6 @@ allowed.
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -150,7 +149,6 @@ _KEYS: Final = frozenset(
     for name, section in _SECTIONS.items()
     for each in msgspec.structs.fields(section)
 )
-_SECRET_WORD: Final = re.compile("secret|password|token|key|url|cred", re.IGNORECASE)
 _SECRET: Final = frozenset(("auth.jwtSecret", "nats.password", "nats.token", "nats.url"))
 # Names that users of the Go server set, beside the systematic <SECTION>_<KEY>.
 _ALIASES: Final = {
@@ -188,7 +186,7 @@ def load(
         values[key] = value, f"environment {name}", True
     for key, value in (options or {}).items():
         values[key] = value, "command line", True
-    if demo and "nats.url" not in values:
+    if demo and values.get("nats.url", (None, path))[1] == path:  # the file's is not for a demo
         values["nats.url"] = "", "--demo", False
     sections: dict[str, Any] = {
         name: _section(name, section, values) for name, section in _SECTIONS.items()
@@ -280,7 +278,8 @@ def _from_file(path: str) -> dict[str, Any]:
         for key, value in content.items():
             if key not in known:
                 raise ConfigError(
-                    f"{path}: unknown key '{section}.{key}' = {_shown(key, value)}; "
+                    f"{path}: unknown key '{section}.{key}' = "
+                    f"{_shown(f'{section}.{key}', value)}; "
                     f"allowed in {section} are: {', '.join(known)}"
                 )
             values[f"{section}.{key}"] = value
@@ -346,8 +345,11 @@ def _shown(key: str, value: Any) -> str:
     """A value as it may be printed: secrets masked, credentials in a URL too."""
     if key == "nats.url" and isinstance(value, str):
         return json.dumps(",".join(map(_without_credentials, value.split(","))))
-    if value and (key in _SECRET or (key not in _KEYS and _SECRET_WORD.search(key))):
-        return '"********"'  # what is misspelt may be a secret all the same
+    misspelt = key not in _KEYS and key.startswith(
+        ("auth.", "nats.")
+    )  # may be a secret all the same
+    if value and (key in _SECRET or misspelt):
+        return '"********"'
     text = json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
     return text if len(text) <= 200 else text[:197] + "..."
 

@@ -172,6 +172,7 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         max_channels=config.limits.channels_per_client,
         monotonic=clock,
         wall=time.time,
+        auth_failed=metrics.auth_failed,
     )
     wheel = Wheel(reactor, soon)
     origins = OriginPolicy(
@@ -202,7 +203,13 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     pages |= _public_pages(
         config,
         status,
-        PublishPage(bridge, verifier, origins, open_to_loopback=config.demo),
+        PublishPage(
+            bridge,
+            verifier,
+            origins,
+            open_to_loopback=config.demo,
+            auth_failed=metrics.auth_failed,
+        ),
         secret,
     )
     site.resource = Root(pages)
@@ -316,7 +323,7 @@ def _public_pages(
     config: Config, status: Status, publish: PublishPage, secret: str
 ) -> dict[str, Resource]:
     pages: dict[str, Resource] = {
-        "": Dashboard(),
+        "": Dashboard(config.websocket.path),
         "livez": Livez(),
         "readyz": Readyz(status),
         "publish": publish,

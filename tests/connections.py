@@ -156,6 +156,7 @@ class Server:
             max_channels=100,
             monotonic=seconds,
             wall=seconds,
+            auth_failed=self.metrics.auth_failed,
         )
         self.wheel = Wheel(self.clock, self.soon.append)
         self.wheel.startService()

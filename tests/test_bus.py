@@ -138,7 +138,7 @@ class NatsTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors()), 2)
 
     def test_retry_with_jitter(self):
-        """A fresh server is tried nearly at once, a failed one after the wait; least tried first."""
+        """A fresh server is tried nearly at once, one that failed after the wait."""
         bus, _ = self.bus(reconnect_wait_ms=1000, reconnect_jitter_ms=200)
 
         class Candidate:

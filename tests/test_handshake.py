@@ -47,7 +47,7 @@ class HandshakeTests(SynchronousTestCase):
             (400, b"dGhlIHNhbXBsZSBub25jZQ==", b"!!!lIHNhbXBsZSBub25jZQ=="),
             (405, b"GET", b"PUT"), (405, b"GET", b"HEAD"),
             (426, b"Version: 13", b"Version: 12"), (426, b"Sec-WebSocket-Version: 13\r\n", b""),
-            (426, b"Version: 13", b"Version: 13\r\nX-Y: z\r\nVersion2: 8"[:0] + b"Version: x"),
+            (426, b"Version: 13", b"Version: x"),
             (505, b"HTTP/1.1", b"HTTP/1.0"), (505, b"HTTP/1.1", b"HTTP/2.0"),
             (431, b"Host: localhost", b"Host: localhost\r\nX: " + b"y" * 9000),
             (431, b"Host: localhost", b"Host: localhost" + b"\r\nX: y" * 200),
@@ -79,6 +79,7 @@ class HandshakeTests(SynchronousTestCase):
     def test_channels(self):
         """?channels=a,b, once or more often."""
         for path, channels in (
-            ("/ws", None), ("/ws?channels=a,b", ["a", "b"]), ("/ws?channels=a&channels=b.*", ["a", "b.*"]),
+            ("/ws", None), ("/ws?channels=a,b", ["a", "b"]),
+            ("/ws?channels=a&channels=b.*", ["a", "b.*"]),
         ):  # fmt: skip
             self.assertEqual(h.channels_of(h.parse_head(head(path))), channels)

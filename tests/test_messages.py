@@ -79,7 +79,11 @@ class FeedTests(SynchronousTestCase):
     def test_splicing(self):
         """Channel and offset in front, the publisher's bytes as they came."""
         for payload, nonce, expected in (
-            (b'{"x" : 1.10,"nonce":"n"}', "n", b'{"channel":"a.b","offset":7,"x" : 1.10,"nonce":"n"}'),
+            (
+                b'{"x" : 1.10,"nonce":"n"}',
+                "n",
+                b'{"channel":"a.b","offset":7,"x" : 1.10,"nonce":"n"}',
+            ),
             (b' {"a":1}\n', None, b'{"channel":"a.b","offset":7,"a":1}'),
             (b"{}", None, b'{"channel":"a.b","offset":7}'),
             (b"{ }", None, b'{"channel":"a.b","offset":7}'),

@@ -49,6 +49,7 @@ class Bridge:
         self.bus = bus
         self.epoch = epoch
         self.offset = 0
+        self.live = False  # whether the broker is there
         self.messages = 0  # from the bus, all of them
         self.duplicates = 0
         self.malformed = 0
@@ -57,7 +58,6 @@ class Bridge:
         self._clock = clock
         self._meter = meter
         self._prefixes: dict[str, bytes] = {}
-        self._was_connected = False
         self._logged_at = -float(_LOG_EVERY_S)
         bus.attach(self)
 
@@ -85,8 +85,8 @@ class Bridge:
 
     def status_changed(self, connected: bool) -> None:
         """Tell the clients that the feed went stale, or is live again."""
-        if connected != self._was_connected:
-            self._was_connected = connected
+        if connected != self.live:
+            self.live = connected
             status = "live" if connected else "stale"
             self._hub.notify(text_frame(encode(FeedStatus(status=status))))
 
@@ -100,7 +100,7 @@ class Bridge:
                 "not a subject: tokens separated by dots, no wildcards, spaces or controls"
             )
         nonce, _is_object = feed_nonce(payload)
-        if nonce is not None and nonce in self._nonces:
+        if nonce is not None and self._nonces.seen(nonce, self._clock()):
             self.duplicates += 1
             raise Duplicate("a message with this nonce was seen before")
         return self.bus.publish(subject, payload)

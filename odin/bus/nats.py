@@ -277,7 +277,13 @@ async def publish_once(url: str, subject: str, payload: bytes) -> None:
         pass
 
     try:
-        await client.connect(url.split(","), allow_reconnect=False, error_cb=ignore)
+        await client.connect(
+            url.split(","),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            error_cb=ignore,
+        )
     except (nats.errors.Error, OSError, TimeoutError):
         raise ConnectionError(f"no NATS server at {', '.join(server_names(url))}") from None
     await client.publish(subject, payload)

@@ -10,8 +10,9 @@ _MAX_KEPT: Final = 64  # characters; a longer nonce is kept as its digest
 class NonceWindow:
     """The nonces of the last `seconds`, at most `limit` of them (the oldest go first).
 
-    Two generations instead of a time stamp each: a nonce is remembered for at least `seconds` and
-    at most twice that; memory is bounded by `limit` in all. O(1) per message, nothing to sweep.
+    Two generations instead of a time stamp each: a nonce is remembered for at least `seconds`, and
+    for less than three times that; memory is bounded by `limit` in all. O(1) per message, nothing
+    to sweep.
     """
 
     def __init__(self, seconds: float, limit: int) -> None:
@@ -26,16 +27,17 @@ class NonceWindow:
 
     def add(self, nonce: Nonce, now: float) -> bool:
         """Remember `nonce`; False if it was in the window. `now`: seconds, monotonic."""
-        if now - self._turned_at >= self._seconds or len(self._young) >= self._half:
-            self._turn(now)
-        key = _key(nonce)
-        young = self._young
-        if key in young or key in self._old:
+        if self.seen(nonce, now):
             return False
-        young.add(key)
+        if len(self._young) >= self._half:
+            self._turn(now)
+        self._young.add(_key(nonce))
         return True
 
-    def __contains__(self, nonce: Nonce) -> bool:
+    def seen(self, nonce: Nonce, now: float) -> bool:
+        """Whether `nonce` is in the window."""
+        if now - self._turned_at >= self._seconds:
+            self._turn(now)
         key = _key(nonce)
         return key in self._young or key in self._old
 

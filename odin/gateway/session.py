@@ -18,6 +18,7 @@ from odin.errors import (
     NotJSON,
     RateLimited,
     RequestError,
+    Unauthorized,
 )
 from odin.wire.codes import CloseCode, close_reason
 from odin.wire.frames import text_frame
@@ -27,6 +28,7 @@ from odin.wire.messages import (
     AuthAck,
     ConnectionEstablished,
     Error,
+    FeedStatus,
     Heartbeat,
     HeartbeatReply,
     Ping,
@@ -78,6 +80,7 @@ class Publisher(Protocol):
 
     epoch: str
     offset: int
+    live: bool
 
     def publish(self, subject: str, payload: bytes) -> "Deferred[None]": ...
 
@@ -98,6 +101,7 @@ class Context:
         max_channels: int,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
+        auth_failed: Callable[[str], None],
     ) -> None:
         """`max_channels`: subscriptions per client, 0 = any number. Clocks in seconds."""
         self.hub = hub
@@ -110,6 +114,7 @@ class Context:
         self.max_channels = max_channels
         self.monotonic = monotonic
         self.wall = wall
+        self.auth_failed = auth_failed
         self.started = monotonic()
         self.opened = 0  # sessions so far; numbers the client ids
         self.received = 0  # messages from clients
@@ -184,6 +189,8 @@ class Session:
                 version=__version__,
             )
         )
+        if not context.bridge.live:
+            self._reply(FeedStatus(status="stale"))
         self._explicit = channels is not None
         context.hub.register(self, self._default() if channels is None else channels)
 
@@ -329,7 +336,11 @@ class Session:
         return SubscriptionList(id=request.id, channels=channels, count=len(channels))
 
     def _auth(self, request: Auth) -> Reply:
-        identity = self._context.verifier.verify(request.token)
+        try:
+            identity = self._context.verifier.verify(request.token)
+        except Unauthorized as error:
+            self._context.auth_failed(error.cause)
+            raise
         self.identity = identity
         self._warned = False
         if self.group is not None:

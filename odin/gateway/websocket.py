@@ -211,11 +211,12 @@ class OdinProtocol(RestingProtocol):
         if next_s and self._ping != _NOTHING:
             self._ping = _NOTHING
             next_s = max(next_s - times.pong_s, 0.0)
-        elif next_s:
+        elif next_s and (token_s is None or token_s > times.pong_s):
             self._ping = _PINGED
             self.transport.write(PING)
             next_s = times.pong_s
         if token_s is not None and self._ping != _PINGED:
+            # the ping waits for the token's moment, which must not wait for a pong
             next_s = min(next_s, token_s) if times.ping_interval_s else token_s
         if times.ping_interval_s or token_s is not None:
             self.factory.wheel.set(self, next_s)

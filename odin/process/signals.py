@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one stops in order, with exit status 0; the second one at once."""
+"""SIGTERM, SIGINT, SIGHUP: the first stops in order, with exit status 0; the second at once."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def graceful(reactor: Any) -> None:
         reactor.callFromThread(_stop, reactor, signal.Signals(number).name)
 
     def install() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, stop)
 
     # not before Twisted has installed its own, which it does while starting

@@ -1,5 +1,6 @@
 """/: a small page that connects and shows the feed."""
 
+from html import escape
 from importlib.resources import files
 from typing import Final
 
@@ -16,9 +17,11 @@ _POLICY: Final = (
 class Dashboard(JsonResource):
     """The page, whole and self-contained, read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, websocket_path: str) -> None:
         super().__init__()
-        self._page = (files("odin.web") / "static" / "index.html").read_bytes()
+        page = (files("odin.web") / "static" / "index.html").read_text(encoding="utf-8")
+        path = escape(websocket_path, quote=True)
+        self._page = page.replace('content="/ws"', f'content="{path}"').encode()
 
     def render_GET(self, request: Request) -> bytes:
         request.setHeader(b"Content-Type", b"text/html; charset=utf-8")

@@ -1,6 +1,7 @@
 """POST /publish?subject=..: a JSON body becomes a message on the bus."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python.failure import Failure
@@ -46,12 +47,14 @@ class PublishPage(JsonResource):
         origins: OriginPolicy,
         *,
         open_to_loopback: bool,
+        auth_failed: Callable[[str], None],
     ) -> None:
         super().__init__()
         self._bridge = bridge
         self._verifier = verifier
         self._origins = origins
         self._open_to_loopback = open_to_loopback
+        self._auth_failed = auth_failed
 
     def render_POST(self, request: Request) -> Any:
         subject = ((request.args or {}).get(b"subject") or [b""])[0].decode("utf-8", "replace")
@@ -63,6 +66,8 @@ class PublishPage(JsonResource):
         except Duplicate:  # as if it came now: a publisher may safely try again
             return reply(request, 202, receipt | {"duplicate": True})
         except RequestError as error:
+            if isinstance(error, Unauthorized):
+                self._auth_failed(error.cause)
             return _refused(request, error)
         done.addCallbacks(
             lambda _: _finish(request, reply(request, 202, receipt)),
@@ -83,7 +88,9 @@ class PublishPage(JsonResource):
             token = ((request.args or {}).get(b"token") or [b""])[0].decode("ascii", "replace")
         if not token:
             peer = request.transport.getPeer() if request.transport is not None else None
-            if self._open_to_loopback and _is_loopback(getattr(peer, "host", "")):
+            proxied = headers.hasHeader("x-forwarded-for") or headers.hasHeader("forwarded")
+            here = _is_loopback(getattr(peer, "host", ""))
+            if self._open_to_loopback and here and not proxied:
                 return
             raise Unauthorized("missing")
         identity = self._verifier.verify(token.strip())

@@ -1,5 +1,6 @@
 """What all HTTP resources share: JSON bodies, JSON errors, safe headers."""
 
+from http import HTTPStatus
 from typing import Any, Final
 
 from twisted.web.resource import Resource
@@ -23,8 +24,12 @@ class JsonResource(Resource):
     def render(self, request: Request) -> Any:
         harden(request)
         method = request.method.decode("ascii", "replace")
-        renderer = getattr(self, f"render_{method}", None)
-        if renderer is None or (method == "HEAD" and not hasattr(self, "render_GET")):
+        if method == "HEAD" and hasattr(self, "render_GET"):
+            # without the body that Resource.render_HEAD returns: twisted.web would log the URL
+            request.setHeader(b"Content-Length", str(len(self.render_GET(request))).encode())
+            return b""
+        renderer = getattr(self, f"render_{method}", None) if method != "HEAD" else None
+        if renderer is None:
             allowed = [each for each in ("GET", "POST") if hasattr(self, f"render_{each}")]
             allowed += ["HEAD"] if "GET" in allowed else []
             request.setHeader(b"Allow", ", ".join(allowed).encode())
@@ -42,7 +47,7 @@ class NotFound(JsonResource):
 
 def reply(request: Request, status: int, body: object) -> bytes:
     """A JSON body with its status."""
-    request.setResponseCode(status)
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
     request.setHeader(b"Content-Type", JSON)
     return encode(body) + b"\n"
 

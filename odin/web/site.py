@@ -88,6 +88,7 @@ class Site(server.Site):
     """A site without an access log: a logged URL could hold a token."""
 
     displayTracebacks = False
+    noisy = False
 
     def __init__(
         self, root: IResource, reactor: Any, *, idle_timeout_s: float, max_body_bytes: int
@@ -102,7 +103,7 @@ class Site(server.Site):
         """The same resources for a port of their own, without WebSockets."""
         site: Any = server.Site(self.resource, timeout=self.timeOut, reactor=self.reactor)
         site.log = self.log
-        site.displayTracebacks = False
+        site.displayTracebacks = site.noisy = False
         return cast("server.Site", site)
 
     def channel(self) -> Channel:

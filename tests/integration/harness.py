@@ -80,7 +80,7 @@ class Process:
     ) -> None:
         """`family`: it has children, which must end with it."""
         inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._file = tempfile.TemporaryFile()
         self._popen = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,

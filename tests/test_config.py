@@ -1,0 +1,204 @@
+"""Settings, from where they come to how they are shown."""
+
+import json
+
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from odin import config, logs
+from odin.errors import ConfigError
+from odin.tap import Options
+
+GOOD = "K7u2-9xQw!vT4zR8pLm3#sYb6NfHc1Dj"
+
+
+class ConfigTests(SynchronousTestCase):
+    def file(self, **sections):
+        path = self.mktemp()
+        with open(path, "w") as file:
+            json.dump(sections, file)
+        return path
+
+    def load(self, path=None, **options):
+        environment = options.pop("environment", {})
+        return config.load(path=path, environment=environment, **options)
+
+    def refused(self, *parts, **arguments):
+        error = self.assertRaises(ConfigError, self.load, **arguments)
+        for part in parts:
+            self.assertIn(part, str(error))
+        self.assertNotIn("\n", str(error))
+        return str(error)
+
+    def test_precedence(self):
+        """Options over environment over file over default, with the source remembered."""
+        path = self.file(server={"port": 1}, limits={"messageBurst": 5})
+        self.assertEqual(self.load().server.port, 3002)
+        self.assertEqual(self.load(path).server.port, 1)
+        environment = {"SERVER_PORT": "2"}
+        self.assertEqual(self.load(path, environment=environment).server.port, 2)
+        got = self.load(path, environment=environment, options={"server.port": "3"})
+        self.assertEqual((got.server.port, got.limits.message_burst), (3, 5))
+        shown = config.describe(got)
+        self.assertIn("server.port = 3  (command line)", shown)
+        self.assertIn(f"limits.messageBurst = 5  ({path})", shown)
+        self.assertIn('server.host = "0.0.0.0"  (default)', shown)
+
+    def test_environment_names(self):
+        """Every setting has its name, and the names that users know."""
+        names = config.environment_names()
+        for name, key in (
+            ("SERVER_HOST", "server.host"), ("NATS_URL", "nats.url"), ("JWT_SECRET", "auth.jwtSecret"),
+            ("REQUIRE_AUTH", "auth.requireAuth"), ("ENABLE_PROMETHEUS", "metrics.enablePrometheus"),
+            ("LIMITS_MESSAGES_PER_SECOND", "limits.messagesPerSecond"),
+            ("AUTH_JWT_SECRET", "auth.jwtSecret"), ("WEBSOCKET_PING_INTERVAL", "websocket.pingInterval"),
+        ):  # fmt: skip
+            self.assertEqual(names[name], key)
+
+    def test_values_from_text(self):
+        """Text becomes what the setting is."""
+        got = self.load(
+            environment={
+                "REQUIRE_AUTH": "yes", "NATS_SUBJECTS": "a.*, b", "METRICS_PORT": "",
+                "WEBSOCKET_ALLOWED_ORIGINS": '["http://a"]', "WEBSOCKET_PING_INTERVAL": "2.5",
+            }
+        )  # fmt: skip
+        self.assertTrue(got.auth.require_auth)
+        self.assertEqual((got.nats.subjects, got.metrics.port), (("a.*", "b"), None))
+        self.assertEqual(got.websocket.allowed_origins, ("http://a",))
+        self.assertEqual(got.websocket.ping_interval_s, 2.5)
+
+    def test_refused_from_the_environment(self):
+        """One line with the source, the key, the value and what is allowed."""
+        for name, value, key, allowed in (
+            ("SERVER_PORT", "x", "server.port", "int"),
+            ("SERVER_PORT", "70000", "server.port", "65535"),
+            ("REQUIRE_AUTH", "maybe", "auth.requireAuth", "bool"),
+            ("LIMITS_MESSAGE_BURST", "0", "limits.messageBurst", ">= 1"),
+            ("NATS_SUBJECTS", "a..b", "nats.subjects", "NATS subject"),
+            ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "network"),
+            ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
+        ):
+            self.refused(name, key, value, allowed, environment={name: value})
+        self.refused("ODIN_ENV", environment={"ODIN_ENV": "staging"})
+        self.refused("JWT_SECRET_FILE", environment={"JWT_SECRET_FILE": "/nope"})
+
+    def test_refused_from_the_file(self):
+        """Unknown keys and sections, wrong types and broken JSON name the file."""
+        for sections, parts in (
+            ({"server": {"prot": 1}}, ("server.prot", "readTimeout")),
+            ({"sever": {}}, ("sever", "websocket")),
+            ({"server": []}, ("server",)),
+            ({"server": {"port": "3002"}}, ("server.port", '"3002"', "int")),
+            ({"nats": {"subjects": []}}, ("nats.subjects",)),
+        ):
+            path = self.file(**sections)
+            self.refused(path, *parts, path=path)
+        broken = self.mktemp()
+        with open(broken, "w") as file:
+            file.write("{")
+        self.refused(broken, "JSON", path=broken)
+        self.refused("/nope.json", path="/nope.json")
+
+    def test_secrets_are_not_shown(self):
+        """Not in --print-config, not in an error, not when the key is misspelt."""
+        environment = {"JWT_SECRET": GOOD, "NATS_URL": "nats://u:hidden@h:1,nats://tok@i"}
+        shown = config.describe(self.load(environment=environment))
+        self.assertIn('auth.jwtSecret = "********"  (environment JWT_SECRET)', shown)
+        for secret in (GOOD, "hidden", "tok@"):
+            self.assertNotIn(secret, shown)
+        self.assertIn("@h:1", shown)
+        error = self.refused("jwtSecert", path=self.file(auth={"jwtSecert": GOOD}))
+        self.assertNotIn(GOOD, error)
+
+    def test_production(self):
+        """With auth required: no start with a missing, short or sample secret."""
+        base = {"ODIN_ENV": "production", "REQUIRE_AUTH": "true"}
+        for secret in ("", "short", "x" * 40, "your-secret-key-change-me-in-production"):
+            error = self.refused("auth.jwtSecret", environment=base | {"JWT_SECRET": secret})
+            self.assertTrue(not secret or secret not in error)
+        self.assertTrue(self.load(environment=base | {"JWT_SECRET": GOOD}).production)
+        self.load(environment=base | {"AUTH_JWT_PUBLIC_KEY": "k.pem"})
+        self.load(environment={"ODIN_ENV": "production"})
+
+    def test_secret_file(self):
+        """A secret may stand in a file of its own."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(GOOD + "\n")
+        self.assertEqual(self.load(environment={"JWT_SECRET_FILE": path}).auth.jwt_secret, GOOD)
+
+    def test_bus(self):
+        """Empty or memory:// is the bus in the process; so is --demo, unless told otherwise."""
+        for url, memory in (("", True), ("memory://", True), ("nats://h", False)):
+            got = self.load(environment={"NATS_URL": url})
+            self.assertEqual(config.uses_memory_bus(got), memory)
+        path = self.file(nats={"url": "nats://h"})
+        self.assertTrue(config.uses_memory_bus(self.load(path, demo=True)))
+        told = self.load(path, demo=True, options={"nats.url": "nats://i"})
+        self.assertEqual(told.nats.url, "nats://i")
+
+    def test_algorithms(self):
+        """Without a list: what the configured keys can do."""
+        for secret, key, algorithms in (
+            ("", "", ("HS256",)), ("s", "", ("HS256",)),
+            ("", "k", ("RS256", "ES256", "EdDSA")), ("s", "k", ("HS256", "RS256", "ES256", "EdDSA")),
+        ):  # fmt: skip
+            auth = config.Auth(jwt_secret=secret, jwt_public_key=key)
+            self.assertEqual(config.algorithms(auth), algorithms)
+
+    def test_sample(self):
+        """etc/odin.json has every setting with its default, but for the internal listener."""
+        path = str(__import__("pathlib").Path(__file__).parent.parent / "etc" / "odin.json")
+        got = self.load(path)
+        for section in ("server", "websocket", "nats", "auth", "limits", "delivery"):
+            self.assertEqual(getattr(got, section), getattr(config.Config(), section))
+        self.assertEqual(got.metrics.port, 9090)
+
+
+class OptionsTests(SynchronousTestCase):
+    def test_options(self):
+        """The command line reaches the configuration."""
+        options = Options()
+        options.parseOptions(
+            ["--port", "5", "--host", "h", "--nats-url", "nats://x", "--require-auth", "--echo"]
+        )
+        got = options.config
+        self.assertEqual((got.server.port, got.server.host, got.nats.url), (5, "h", "nats://x"))
+        self.assertTrue(got.auth.require_auth and got.echo and not got.demo)
+
+    def test_refused(self):
+        """What cannot be used ends with one line."""
+        self.assertRaises(UsageError, Options().parseOptions, ["--log-format", "xml"])
+        self.assertRaises(UsageError, Options().parseOptions, ["--nonsense"])
+        error = self.assertRaises(SystemExit, Options().parseOptions, ["--port", "x"])
+        self.assertIn("server.port", str(error))
+
+
+class LogTests(SynchronousTestCase):
+    def line(self, format_, **event):
+        path = self.mktemp()
+        logs.observer(format_, path)(event)
+        with open(path) as file:
+            return file.read()
+
+    def test_json(self):
+        """One object a line, whatever is in the message; the raw fields are left out."""
+        event = {"log_time": 0.0, "log_format": "x {a}", "a": "\r\n\x1b[31m\u2028é", "token": "t"}
+        line = self.line("json", log_level=logs.LogLevel.warn, log_namespace="n", **event)
+        self.assertEqual(line.count("\n"), 1)
+        got = json.loads(line)
+        self.assertEqual((got["level"], got["system"]), ("warn", "n"))
+        self.assertEqual(got["message"], "x \\r\\n\\x1b[31m\\u2028é")
+        self.assertNotIn("token", got)
+
+    def test_text(self):
+        """The same as text, without terminal controls."""
+        event = {"log_time": 0.0, "log_format": "x {a}", "a": "\x1b[31m"}
+        line = self.line("text", log_level=logs.LogLevel.info, log_namespace="n", **event)
+        self.assertEqual(line, "1970-01-01T00:00:00.000+00:00 [n#info] x \\x1b[31m\n")
+
+    def test_no_debug(self):
+        """Debug events are not written."""
+        self.assertEqual(self.line("text", log_level=logs.LogLevel.debug, log_format="x"), "")
