@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 3002
 ARGS ?=
+CASES ?= *
 
-.PHONY: run dev test fmt lint types coverage bench bench-quick build docker docs clean help
+.PHONY: run dev test fmt lint types coverage bench bench-quick compliance build docker docs clean help
 
 help:           ## what can be made
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -49,6 +50,15 @@ coverage: $(VENV)/.test ## line and branch coverage, as text and in htmlcov/
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered
+
+bench: $(VENV)/.test ## Odin beside a straightforward Autobahn server: figures and ratios
+	$(BIN)/python -m benchmarks --out bench-results
+
+bench-quick: $(VENV)/.test ## the same, small: under three minutes
+	$(BIN)/python -m benchmarks --quick --out bench-results
+
+compliance: $(VENV)/.test ## the Autobahn Testsuite: with $$WSTEST, else its Docker image
+	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'
 
 build: $(VENV)/bin/python ## wheel and sdist in dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
