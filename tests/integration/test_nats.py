@@ -92,6 +92,7 @@ class BrokerTests(NatsTestCase):
         port = free_port()
         odin = self.start("--nats-url", f"nats://127.0.0.1:{port}", **HURRY)
         client = self.client(odin=odin, token=sign(publish=[">"]))
+        self.assertEqual(client.receive(), {"type": "feedStatus", "status": "stale"})
         self.assertEqual(odin.get("/livez").status, 200)
         self.assertEqual(odin.get("/readyz").status, 503)
         health = odin.get("/health")
