@@ -57,7 +57,7 @@ bench: $(VENV)/.test ## Odin beside a straightforward Autobahn server: figures a
 bench-quick: $(VENV)/.test ## the same, small: under three minutes
 	$(BIN)/python -m benchmarks --quick --out bench-results
 
-compliance: $(VENV)/.test ## the Autobahn Testsuite: with $$WSTEST, else its Docker image
+compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'
 
 build: $(VENV)/bin/python ## wheel and sdist in dist/
