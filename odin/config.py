@@ -208,6 +208,11 @@ def uses_memory_bus(config: Config) -> bool:
     return config.nats.url.strip() in ("", "memory://")
 
 
+def listens_plain(config: Config) -> bool:
+    """Whether server.port is served: with endpoints given, only if --port was, too."""
+    return not config.endpoints or config.sources.get("server.port") == "command line"
+
+
 def algorithms(auth: Auth) -> tuple[str, ...]:
     """The accepted algorithms: as configured, else what the configured keys can do."""
     if auth.algorithms:
@@ -226,6 +231,8 @@ def describe(config: Config) -> str:
             source = config.sources.get(full, "default")
             lines.append(f"{full} = {_shown(full, value)}  ({source})")
     lines.append(f"production = {json.dumps(config.production)}  (environment ODIN_ENV)")
+    for endpoint in config.endpoints:
+        lines.append(f"endpoint = {json.dumps(endpoint)}  (command line)")
     lines.append(f"demo = {json.dumps(config.demo)}  (command line)")
     return "\n".join(lines)
 

@@ -5,12 +5,20 @@ at scrape time; prometheus_client's own objects (0.7 us a touch) are for what ha
 broadcast or per connection.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from odin import __version__
 
@@ -36,9 +44,9 @@ class Metrics:
             "From the bus to the kernel: the oldest message of each round of sending",
             _LATENCIES,
         )
-        self.size = self._histogram(
-            "websocket_message_size_bytes", "Feed messages as they are sent", _SIZES
-        )
+        self._sizes = _Sizes("websocket_message_size_bytes", "Feed messages as they are sent")
+        self.registry.register(self._sizes)
+        self.message = self._sizes.observe  # bus.bridge.Meter
         self.errors = self._counter(
             "websocket_errors_by_type_total", "Errors on WebSockets", "type"
         )
@@ -87,11 +95,6 @@ class Metrics:
         self.latency.observe(latency_s)
         self.broadcast.observe(duration_s)
 
-    # What the bridge tells (bus.bridge.Meter)
-
-    def message(self, size: int) -> None:
-        self.size.observe(size)
-
     # What the edge tells (gateway.websocket.Meter)
 
     def rejected(self, cause: str) -> None:
@@ -106,6 +109,24 @@ class Metrics:
 
     def error(self, kind: str) -> None:
         self.errors.labels(kind).inc()
+
+
+class _Sizes(Collector):
+    """A histogram for what happens once per message: 0.2 us each."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._counts = [0] * (len(_SIZES) + 1)
+        self._total = 0
+
+    def observe(self, size: int) -> None:
+        self._counts[bisect_left(_SIZES, size)] += 1
+        self._total += size
+
+    def collect(self) -> Iterator[Metric]:
+        bounds = [*map(floatToGoString, _SIZES), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._total)
 
 
 class _AtScrape(Collector):

@@ -4,13 +4,18 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import (
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -238,7 +243,8 @@ def make_service(config: Config, reactor: Any) -> OdinService:
                 max_pending=delivery.max_pending_bytes,
             ),
             host=config.server.host,
-            port=config.server.port,
+            port=config.server.port if settings.listens_plain(config) else None,
+            endpoints=[(text, _endpoint(text, reactor)) for text in config.endpoints],
             stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
             listening=lambda listening: setattr(status, "listening", listening),
         )
@@ -256,6 +262,16 @@ def _bus(config: Config, loop: Any, node: str) -> IBus:
     if loop is None:
         raise ConfigError("NATS needs the odin or asyncio reactor (nats-py runs on asyncio)")
     return NatsBus(config.nats, loop, node)
+
+
+def _endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
+    """An endpoint as twistd's users write it: `ssl:3443:privateKey=key.pem:certKey=cert.pem`."""
+    try:
+        return cast("IStreamServerEndpoint", serverFromString(reactor, text))
+    except (ImportError, AttributeError):
+        raise ConfigError(f"--endpoint {text}: TLS needs: pip install odin[tls]") from None
+    except Exception as error:  # ValueError, OSError, or whatever OpenSSL and the plugins raise
+        raise ConfigError(f"--endpoint {text}: {error or type(error).__name__}") from None
 
 
 def _verifier(config: Config, secret: str) -> TokenVerifier:

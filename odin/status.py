@@ -20,6 +20,7 @@ class Edge(Protocol):
 
     connections: int
     draining: bool
+    behind: set[Any]
 
 
 class Conversation(Protocol):
@@ -111,7 +112,7 @@ class Status:
             "connections": {
                 "active": self._edge.connections,
                 "total": talk.opened,
-                "behind": sum(len(group.behind) for group in hub.groups),
+                "behind": len(self._edge.behind),
             },
             "hub": {
                 "groups": len(hub.groups),

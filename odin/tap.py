@@ -52,6 +52,15 @@ class Options(usage.Options):
     ]
     config: config.Config
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._endpoints: list[str] = []
+
+    def opt_endpoint(self, description: str) -> None:
+        """Listen at this Twisted endpoint, ssl:3443:privateKey=key.pem:certKey=cert.pem for
+        example, instead of the plain port (or beside it, with --port). May be repeated."""
+        self._endpoints.append(description)
+
     def opt_version(self) -> None:
         """Print Odin's version, and exit."""
         print(f"odin {__version__}")
@@ -72,6 +81,7 @@ class Options(usage.Options):
                 options=options,
                 demo=bool(self["demo"]),
                 echo=bool(self["echo"]),
+                endpoints=self._endpoints,
             )
         except ConfigError as error:
             sys.exit(f"odin: {error}")  # a UsageError would put the whole help before the line

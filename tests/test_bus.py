@@ -2,14 +2,13 @@
 
 import asyncio
 
-from nats.aio.client import Client
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from odin.bus.bridge import Bridge
 from odin.bus.interfaces import IBus, IReceiver
 from odin.bus.memory import MemoryBus
-from odin.bus.nats import FeedClient, NatsBus, server_names
+from odin.bus.nats import NatsBus, server_names
 from odin.config import Nats
 from odin.delivery.nonces import NonceWindow
 from odin.errors import BadChannel, Duplicate, NotJSON, Unavailable
@@ -113,29 +112,10 @@ class NatsTests(SynchronousTestCase):
         bus, got = self.bus("a.*", "*.b", "c", "a.b")
         self.assertEqual(bus._subjects, ["a.*", "*.b", "c"])
         takers = [bus._taker(n, subject) for n, subject in enumerate(bus._subjects)]
-        takers[0]("a.b", b"")
-        takers[1]("a.b", b"")
-        takers[1]("x.b", b"")
+        takers[0]("a.b", b"", b"", b"")
+        takers[1]("a.b", b"", b"", b"")
+        takers[1]("x.b", b"", b"", b"")
         self.assertEqual(got, ["a.b", "x.b"])
-
-    def test_feed_is_taken_in_the_order_of_the_connection(self):
-        """Messages go to their takers where they are parsed; a failing one stops nothing."""
-        client, got = FeedClient(), []
-        client.feed = {"a": lambda s, p: got.append((s, p)), "b": lambda s, p: 1 / 0}
-
-        class Subscription:
-            def __init__(self, subject):
-                self.subject = subject
-
-        client._subs = {1: Subscription("a"), 2: Subscription("b")}
-
-        async def parse():
-            for sid, subject in ((1, b"a"), (2, b"b"), (1, b"\xff"), (9, b"x"), (1, b"a.b")):
-                await client._process_msg(sid, subject, b"", b"p", None)
-
-        asyncio.new_event_loop().run_until_complete(parse())
-        self.assertEqual(got, [("a", b"p"), ("a.b", b"p")])
-        self.assertEqual(len(self.flushLoggedErrors()), 2)
 
     def test_retry_with_jitter(self):
         """A fresh server is tried nearly at once, one that failed after the wait."""
@@ -151,9 +131,3 @@ class NatsTests(SynchronousTestCase):
         self.assertLessEqual(wait_s, 0.2)
         _, wait_s = bus._choose([tried], {})
         self.assertTrue(1.0 <= wait_s <= 1.2)
-
-    def test_private_names(self):
-        """What the feed client overrides in nats-py is there."""
-        for name in ("_process_msg", "is_connected", "drain", "flush"):
-            self.assertTrue(hasattr(Client, name), name)
-        self.assertTrue(hasattr(Client(), "_subs"))

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.reading import FeedClient, Receive
 from odin.config import Nats
 from odin.errors import LimitExceeded, Unavailable
 from odin.wire.subjects import covers, overlaps, reduced
@@ -22,37 +23,6 @@ from odin.wire.subjects import covers, overlaps, reduced
 _PUBLISH_TIMEOUT_S: Final = 5
 _DRAIN_TIMEOUT_S: Final = 2
 _LOG_EVERY_S: Final = 30
-
-
-Receive = Callable[[str, bytes], None]
-
-
-class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
-    """A client whose feed subscriptions are served where they are parsed.
-
-    nats-py gives each subscription a queue and a task of its own: messages on different subjects
-    overtake each other, and two servers see them in different orders. Here they keep the order of
-    the connection, and cost a third less. Leans on `_process_msg` and `_subs` (tests/test_nats.py).
-    """
-
-    _odin_log = Logger()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.feed: dict[str, Receive] = {}  # by subscribed subject
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        subscription = self._subs.get(sid)
-        receive = self.feed.get(subscription.subject) if subscription is not None else None
-        if receive is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            receive(subject.decode(), data)
-        except Exception:  # a defect, or a subject that is not UTF-8: the reading must go on
-            self._odin_log.failure("a message of the broker failed")
 
 
 async def _unused(_message: Any) -> None:
@@ -160,16 +130,19 @@ class NatsBus(Service):
         Where patterns overlap, the broker sends one message once per subscription: all but the
         first pattern that it matches let it pass.
         """
-        receive = self._receiver.received
+        received = self._receiver.received
         earlier = [each for each in self._subjects[:position] if overlaps(each, subject)]
-        if not earlier:
-            return receive
 
-        def receive_unless_earlier(subject: str, payload: bytes) -> None:
+        def receive(subject: str, payload: bytes, _reply: bytes, _headers: bytes) -> None:
+            received(subject, payload)
+
+        def receive_unless_earlier(
+            subject: str, payload: bytes, _reply: bytes, _headers: bytes
+        ) -> None:
             if not any(covers(each, subject) for each in earlier):
-                receive(subject, payload)
+                received(subject, payload)
 
-        return receive_unless_earlier
+        return receive_unless_earlier if earlier else receive
 
     def _options(self, client: Client, closed: asyncio.Event) -> dict[str, Any]:
         config = self._config

@@ -111,7 +111,7 @@ class Group:
 
     def caught_up(self, recipient: Recipient) -> None:
         """The recipient's `sink` is there again: it takes part in the sweep."""
-        if recipient.position == BEHIND:
+        if recipient.position == BEHIND and recipient.sink is not None:
             del self.behind[recipient]
             self._place_member(recipient)
 

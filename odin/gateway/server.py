@@ -1,17 +1,22 @@
 """The gateway's lifetime: listen, watch the slow, and let everybody go at the end."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from odin.delivery.hub import Hub
+from odin.gateway.ordinary import OrdinaryFactory
 from odin.gateway.transport import Port, Transport
 from odin.gateway.websocket import OdinFactory
 from odin.wire.codes import CloseCode, close_reason
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
 
 _BACKLOG: Final = 4096
 _CLOSE_SLICE: Final = 200  # clients told to go, before the reactor gets a turn
@@ -31,11 +36,13 @@ class Gateway(Service):
         transport: type[Transport],
         *,
         host: str,
-        port: int,
+        port: int | None,
+        endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         stop_timeout_s: float,
         listening: Callable[[bool], None],
     ) -> None:
-        """`listening` is told when the port opens and closes."""
+        """`port`: None to listen at the (description, endpoint) pairs only.
+        `listening` is told when the ports open and close."""
         self.port: Port | None = None
         self._reactor = reactor
         self._factory = factory
@@ -43,6 +50,8 @@ class Gateway(Service):
         self._transport = transport
         self._host = host
         self._number = port
+        self._endpoints = endpoints
+        self._others: list[IListeningPort] = []
         self._stop_timeout_s = stop_timeout_s
         self._listening = listening
         self._watch = LoopingCall(self._watch_slow)
@@ -51,13 +60,29 @@ class Gateway(Service):
     def startService(self) -> None:
         """Raises: CannotListenError."""
         super().startService()
-        port = Port(self._number, self._factory, _BACKLOG, self._host, self._reactor)
+        if self._number is not None:
+            self._listen(self._number)
+        for text, endpoint in self._endpoints:
+            self._listen_at(text, endpoint)
+        self._listening(True)
+        self._watch.start(_LOOK_EVERY_S, now=False)
+
+    def _listen(self, number: int) -> None:
+        port = Port(number, self._factory, _BACKLOG, self._host, self._reactor)
         port.transport = self._transport
         port.startListening()
         self.port = port
-        self._listening(True)
-        self._watch.start(_LOOK_EVERY_S, now=False)
         self._log.info("Odin listens on {host}:{port}", host=self._host, port=port.getHost().port)
+
+    def _listen_at(self, text: str, endpoint: IStreamServerEndpoint) -> None:
+        factory = OrdinaryFactory(self._factory, self._reactor, self._transport.max_pending)
+        failures: list[Failure] = []
+        endpoint.listen(factory).addCallbacks(self._others.append, failures.append)
+        if failures:  # endpoints listen at once, or fail at once
+            failures[0].raiseException()
+        where: Any = self._others[-1].getHost()
+        name = f"{where.host}:{where.port}" if hasattr(where, "port") else repr(where.name)
+        self._log.info("Odin listens at {kind}:{name}", kind=text.partition(":")[0], name=name)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, send what waits, close everybody with 1001, and wait for their answer."""
@@ -72,6 +97,8 @@ class Gateway(Service):
         reactor, factory = self._reactor, self._factory
         if self.port is not None:
             await self.port.stopListening()
+        for other in self._others:
+            await maybeDeferred(other.stopListening)
         self._hub.flush()
         stop_at = reactor.seconds() + self._stop_timeout_s
         told = 0

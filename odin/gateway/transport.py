@@ -16,6 +16,7 @@ from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 
 _send = socket.socket.send  # unbound: one look-up less for each of 1000 recipients
@@ -181,6 +182,19 @@ class Transport(tcp.Server):
         if self.pending > self.max_pending:
             cast("Listener", self.protocol).overflowed(self.pending)
 
+    def doRead(self) -> Any:
+        """As tcp.Connection does it, in one call."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
     def doWrite(self) -> Any:
         before = self.pending
         result = super().doWrite()
@@ -219,6 +233,11 @@ class Transport(tcp.Server):
 
     def getHost(self) -> IPv4Address | IPv6Address:
         return _address(self.socket.getsockname())
+
+
+def waiting_in(transport: Any) -> int:
+    """How many bytes wait in any of Twisted's TCP transports."""
+    return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
 
 def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:

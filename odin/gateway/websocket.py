@@ -321,7 +321,7 @@ class OdinProtocol(RestingProtocol):
         self.session = session = self._session(admission)
         factory.connections += 1
         factory.opened += 1
-        session.open(self, getattr(self.transport, "sink", None), admission.channels)
+        session.open(self, self.transport.sink, admission.channels)
         if self._answer:
             self.write(b"")
         token_s = session.token_event()
@@ -463,7 +463,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
 
     def decide(self, head: handshake.RequestHead, transport: Any) -> Admission:
         """Raises: HandshakeRefused."""
-        return self._admissions.decide(head, lambda: str(transport.getPeer().host), self)
+        return self._admissions.decide(head, lambda: getattr(transport.getPeer(), "host", ""), self)
 
     def ended(self, protocol: OdinProtocol, session: Session) -> None:
         """A WebSocket is gone: count it, by its close code and who began."""

@@ -263,7 +263,7 @@ class OdinTestCase(SynchronousTestCase):
         self.assertEqual(wire.receive()[0], TEXT)
         return wire
 
-    def check(self, odin: Odin) -> None:
+    def check(self, odin: Process) -> None:
         """No exception may ever reach a log."""
         self.assertNotRegex(odin.output(), 'Traceback|"failure"')
 

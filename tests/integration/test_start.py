@@ -235,3 +235,37 @@ class ProductionTests(StartTestCase):
             odin = self.start(*MEMORY, "--require-auth", JWT_SECRET=secret)
             token = odin.get("/auth/token").json()["token"]
             self.assertEqual(self.client(odin=odin, token=token).welcome["offset"], 0)
+
+
+class ReactorTests(OdinTestCase):
+    """`twistd --reactor`."""
+
+    def twistd(self, reactor: str) -> Process:
+        arguments = [program("twistd"), "-n", "--pidfile=", f"--reactor={reactor}", "odin"]
+        fixed = ["--port", "0", "--host", "127.0.0.1", *MEMORY, "--demo"]
+        process = Process([*arguments, *fixed])
+        self.addCleanup(process.stop)
+        return process
+
+    def test_serves(self) -> None:
+        """On Odin's own and on the plain asyncio reactor: the feed, and an orderly end."""
+        for reactor, name in (("odin", "NestedReactor"), ("asyncio", "AsyncioSelectorReactor")):
+            process = self.twistd(reactor)
+            port = process.says(r"Odin listens on 127.0.0.1:(\d+)")[1]
+            self.assertIn(name, process.output())
+            with connect(f"ws://127.0.0.1:{port}/ws", proxy=None) as client:
+                messages = [json.loads(client.recv(20)) for _ in range(20)]
+                self.assertEqual(messages[0]["type"], "connectionEstablished")
+                offsets = [each["offset"] for each in messages[1:]]
+                first = offsets[0]
+                self.assertEqual(offsets, list(range(first, first + 19)))
+                process.signal(15)
+                self.assertEqual(process.wait(), 0)
+            self.check(process)
+
+    def test_foreign(self) -> None:
+        """A reactor without an asyncio loop is refused."""
+        process = self.twistd("epoll")
+        self.assertNotEqual(process.wait(), 0)
+        self.assertIn("this reactor cannot run Odin", process.output())
+        self.assertNotIn("Traceback", process.output())

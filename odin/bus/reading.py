@@ -1,0 +1,169 @@
+"""A NATS connection read where its bytes arrive: the feed's messages leave at once, in order.
+
+nats-py gives each subscription a queue and a task of its own: messages on different subjects
+overtake each other, two servers see them in different orders, and a message takes two more turns
+of the event loop and 4 us of parsing. Here the protocol of the asyncio transport is exchanged for
+one that takes the messages of the feed out of each read (0.7 us each) and passes every other
+operation of the NATS protocol, whole, to nats-py.
+
+Leans on private names of nats-py and asyncio.streams; tests/test_reading.py holds them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+from twisted.logger import Logger
+
+# (subject, payload, reply subject, header block), the last two empty where there are none
+Receive = Callable[[str, bytes, bytes, bytes], None]
+
+_READ_BYTES: Final = 64 << 10
+_CRLF: Final = b"\r\n"
+
+
+class Splitter:
+    """Takes the messages of some subscriptions out of a stream of NATS operations."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        receiver_of: Callable[[bytes], Receive | None],
+        pass_on: Callable[[bytes], None],
+    ) -> None:
+        """`receiver_of`: who takes the messages of a subscription id; asked once for each.
+        `pass_on`: takes whole operations, and a stream that is broken from there on."""
+        self._receiver_of = receiver_of
+        self._pass_on = pass_on
+        self._receivers: dict[bytes, Receive | None] = {}
+        self._chunks: list[bytes] = []  # an operation that is not whole yet
+        self._size = 0
+        self._needed = 0
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the stream."""
+        if self._chunks:
+            self._chunks.append(data)
+            self._size += len(data)
+            if self._size < self._needed:
+                return
+            data = b"".join(self._chunks)
+        at = self._split(data)
+        rest = data[at:] if at else data
+        self._chunks, self._size = ([rest], len(rest)) if rest else ([], 0)
+
+    def _split(self, data: bytes) -> int:
+        """Serve the whole operations at the front; returns where the first partial one begins."""
+        at, size, find, receivers = 0, len(data), data.find, self._receivers
+        self._needed = 0
+        while (line_end := find(_CRLF, at)) >= 0:
+            kind = data[at : at + 4]
+            arguments = data[at + 4 : line_end].split()
+            header_size: bytes | int = 0
+            if kind == b"HMSG":
+                header_size = arguments.pop(-2) if len(arguments) > 3 else b"?"
+            elif kind != b"MSG ":
+                self._pass_on(data[at : line_end + 2])
+                at = line_end + 2
+                continue
+            try:
+                body_at = line_end + 2
+                payload_at = body_at + int(header_size)
+                end = body_at + int(arguments[-1])
+                subject, sid = arguments[0], arguments[1]
+            except (ValueError, IndexError):
+                self._pass_on(data[at:])  # nats-py says what is wrong, and reconnects
+                return size
+            if end + 2 > size:
+                self._needed = end + 2 - at
+                break
+            try:
+                receive = receivers[sid]
+            except KeyError:
+                receive = receivers[sid] = self._receiver_of(sid)
+            if receive is None:
+                self._pass_on(data[at : end + 2])
+            else:
+                reply = arguments[2] if len(arguments) > 3 else b""
+                try:
+                    receive(subject.decode(), data[payload_at:end], reply, data[body_at:payload_at])
+                except Exception:  # a defect, or a subject that is not UTF-8: go on reading
+                    self._log.failure("a message of the broker failed")
+            at = end + 2
+        return at
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Reads into one buffer for ever (asyncio's streams allocate 256 KB for each read)."""
+
+    def __init__(self, stream: asyncio.StreamReaderProtocol, splitter: Splitter) -> None:
+        self._stream = stream
+        self._feed = splitter.feed
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+
+    def get_buffer(self, _size_hint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self._feed(bytes(self._buffer[:size]))
+
+    def eof_received(self) -> bool | None:
+        return self._stream.eof_received()
+
+    def connection_lost(self, reason: Exception | None) -> None:
+        self._stream.connection_lost(reason)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
+
+
+class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
+    """A client of nats-py whose feed subscriptions are served where they are read.
+
+    `feed` maps subscribed subjects to who takes their messages; set before subscribing.
+    """
+
+    _odin_log = Logger()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed: dict[str, Receive] = {}
+
+    async def _read_loop(self) -> None:
+        """Begin to read a new connection: once for each, reconnects too."""
+        if isinstance(self._transport, TcpTransport):  # over WebSocket, nats-py reads
+            self._read_directly(self._transport)
+        await super()._read_loop()
+
+    def _read_directly(self, transport: TcpTransport) -> None:
+        reader: Any = transport._io_reader
+        connection = transport._io_writer.transport
+        stream = connection.get_protocol()
+        splitter = Splitter(self._receiver_of, stream.data_received)
+        connection.set_protocol(_Reader(stream, splitter))
+        early = bytes(reader._buffer)  # came behind the broker's greeting
+        reader._buffer.clear()
+        splitter.feed(early)
+
+    def _receiver_of(self, sid: bytes) -> Receive | None:
+        subscription = self._subs.get(int(sid))
+        return self.feed.get(subscription.subject) if subscription is not None else None
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        """A message that nats-py read."""
+        receive = self._receiver_of(b"%d" % sid)
+        if receive is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            receive(subject.decode(), data, reply, headers or b"")
+        except Exception:
+            self._odin_log.failure("a message of the broker failed")
