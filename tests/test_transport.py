@@ -7,7 +7,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from odin.gateway.transport import Transport, sweep
+from odin.gateway.transport import Port, Transport, sweep
 
 
 class NotingReactor:
@@ -210,3 +210,17 @@ class TransportTests(SynchronousTestCase):
         for name in ("_closeSocket", "_maybePauseProducer", "bufferSize", "doWrite", "reactor"):
             self.assertTrue(hasattr(tcp.Server, name) or name == "reactor", name)
         self.assertIs(tcp.Port.transport, tcp.Server)
+
+
+class PortTests(SynchronousTestCase):
+    def test_no_delay_is_inherited(self):
+        """A message never waits for the acknowledgement of the one before (Nagle)."""
+        listener = Port(0, None, reactor=NotingReactor()).createInternetSocket()
+        self.addCleanup(listener.close)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            listener.setblocking(True)
+            accepted, _ = listener.accept()
+            with accepted:
+                self.assertTrue(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))

@@ -25,7 +25,6 @@ class HeadTests(SynchronousTestCase):
         answer, _, rest = peer.transport.written.partition(b"\r\n\r\n")
         self.assertIn(b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", answer)
         self.assertIn(b'"connectionEstablished"', rest)
-        self.assertTrue(peer.transport.no_delay)
 
     def test_byte_by_byte(self):
         """A head may come in any pieces."""

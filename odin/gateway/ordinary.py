@@ -54,6 +54,9 @@ class OrdinaryTransport(Protocol):
         self._inner = self.transport
         while hasattr(self._inner, "wrappedProtocol"):  # TLS is a protocol on a transport
             self._inner = self._inner.transport
+        set_no_delay = getattr(self._inner, "setTcpNoDelay", None)
+        if set_no_delay is not None:  # there is no such thing on a UNIX socket
+            set_no_delay(True)
         self.transport.registerProducer(_Valve(self), True)
         self.protocol.makeConnection(self)
 
@@ -154,15 +157,7 @@ class OrdinaryTransport(Protocol):
         return self.transport.getHost()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Where there is such a thing: not on a UNIX socket."""
-        set_it = getattr(self._inner, "setTcpNoDelay", None)
-        if set_it is not None:
-            set_it(enabled)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        set_it = getattr(self._inner, "setTcpKeepAlive", None)
-        if set_it is not None:
-            set_it(enabled)
+        """Set from the beginning; HTTP channels ask for it, too."""
 
     def pauseProducing(self) -> None:
         """Read no more for now."""

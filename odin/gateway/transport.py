@@ -248,3 +248,9 @@ def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 
 class Port(tcp.Port):
     """A listening port whose connections are `transport`s, a subclass of Transport."""
+
+    def createInternetSocket(self) -> socket.socket:
+        """TCP_NODELAY is inherited by every connection, and costs nothing there."""
+        listener = cast("socket.socket", super().createInternetSocket())
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener

@@ -1,8 +1,7 @@
 """The WebSocket edge: OdinFactory makes an OdinProtocol for each connection.
 
-    TCP connection -> request head -> upgrade     -> Session (frames: see `resting`)
-                                   -> plain HTTP  -> an HTTP channel on the same transport
-                                   -> neither     -> refused with a status
+    TCP connection -> OpeningProtocol -> OdinProtocol -> Session
+                      (heads, HTTP)      (frames: see `resting`)
 
 One port serves both. A connection is HTTP until an upgrade, also after it was kept alive for some
 requests, as a proxy does it.
@@ -12,45 +11,33 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.protocol import WebSocketProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin import __version__
-from odin.errors import HandshakeRefused
 from odin.gateway import handshake
 from odin.gateway.admission import Admission, Admissions
-from odin.gateway.resting import RestingProtocol
+from odin.gateway.deflate import (
+    accept_any_deflate,
+    accept_deflate,
+    accept_none,
+    is_deflate_offer,
+)
+from odin.gateway.opening import HttpChannel, OpeningProtocol
 from odin.gateway.session import Context, Session
 from odin.gateway.timers import Wheel
 from odin.wire.codes import ABNORMAL, NO_STATUS, CloseCode, close_reason
 from odin.wire.frames import PING
-from odin.wire.messages import encode
 
 CLOSE_TIMEOUT_S: Final = 5  # for the peer's close frame, and for the last bytes to leave
 ECHO_MAX_BYTES: Final = 16 << 20
-_LINGER_S: Final = 2  # for the peer to read a refusal before the connection goes
 _TINY_FRAGMENT: Final = 16  # bytes; smaller continuation frames count in the rate limit
 _REASON_WORDS: Final = {
     CloseCode.PROTOCOL_ERROR: "protocol_error",
     CloseCode.INVALID_PAYLOAD: "invalid_payload",
     CloseCode.TOO_BIG: "too_big",
-}
-_STATUS_TEXTS: Final = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    426: "Upgrade Required",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
 }
 _KNOWN_CODES: Final = frozenset(int(code) for code in CloseCode) | {NO_STATUS, ABNORMAL}
 _SLOTS: Final = ("_ping", "bucket", "session")
@@ -67,19 +54,6 @@ class Meter(Protocol):
     def error(self, kind: str) -> None: ...
 
 
-class HttpChannel(Protocol):
-    """The HTTP side of a connection; see odin.web.site."""
-
-    @property
-    def idle(self) -> bool: ...
-    @property
-    def receiving(self) -> bool: ...
-    def makeConnection(self, transport: Any) -> None: ...
-    def dataReceived(self, data: bytes) -> None: ...
-    def connectionLost(self, reason: Failure) -> None: ...
-    def detach(self) -> None: ...
-
-
 class Times(NamedTuple):
     """How long things may take, in seconds."""
 
@@ -90,15 +64,13 @@ class Times(NamedTuple):
     pong_s: float
 
 
-class OdinProtocol(RestingProtocol):
+class OdinProtocol(OpeningProtocol):
     """One connection: its handshake, its keep-alive, and its end."""
 
     __slots__ = _SLOTS
 
     factory: "OdinFactory"
-    _http: HttpChannel | None = None  # while the connection is plain HTTP
     _answer = b""  # the 101, until the welcome goes out with it
-    _refused = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +81,6 @@ class OdinProtocol(RestingProtocol):
     # -- from Twisted
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)  # Autobahn reads its own option too early to do it
         self.begin()
         self.factory.wheel.set(self, self.factory.times.handshake_s)
 
@@ -122,10 +93,7 @@ class OdinProtocol(RestingProtocol):
         elif state == self.STATE_CLOSING:
             self.feed(data)
         elif state == self.STATE_CONNECTING and not self._refused:
-            if self._http is None or self._http.idle:
-                self._head_received(data)
-            else:
-                self._http_received(data)
+            self.opening(data)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         factory = self.factory
@@ -221,97 +189,28 @@ class OdinProtocol(RestingProtocol):
         if times.ping_interval_s or token_s is not None:
             self.factory.wheel.set(self, next_s)
 
-    # -- the request head
-
-    def _head_received(self, data: bytes) -> None:
-        """Gather a request head, then decide what this connection is."""
-        if self._http is not None and not self.data:
-            data = data.lstrip(b"\r\n")  # RFC 9112 2.2, between two requests
-            self.factory.wheel.set(self, self.factory.times.read_s)
-        self.data += data
-        found = self.data.find(handshake.END)
-        end = found + len(handshake.END) if found >= 0 else -1
-        try:
-            handshake.check_sizes(self.data, end)
-            if end < 0:
-                return
-            if b"upgrade" in self.data[:end].lower():
-                head = handshake.parse_head(self.data[:end])
-                if head.wants_websocket():
-                    admission = self.factory.decide(head, self.transport)
-                    self._upgrade(head, admission, self.data[end:])
-                    return
-        except HandshakeRefused as refusal:
-            self._refuse(refusal)
-            return
-        except Exception:
-            self.factory.log_failure("a handshake failed")
-            self._refuse(HandshakeRefused(500, "internal", "the server failed"))
-            return
-        if self._http is None:
-            self._http = self.factory.http()
-            self._http.makeConnection(self.transport)
-        request, self.data = self.data, b""
-        self.factory.wheel.set(self, self.factory.times.read_s)  # for the body
-        self._http_received(request)
-
-    def _http_received(self, data: bytes) -> None:
-        """Bytes of a plain request, whose body has a deadline; idle time is the channel's."""
-        http = cast("HttpChannel", self._http)
-        try:
-            http.dataReceived(data)
-        except HandshakeRefused as refusal:
-            self._refuse(refusal)
-            return
-        if not http.receiving and not self._refused:
-            self.factory.wheel.clear(self)
-
-    def _upgrade(self, head: handshake.RequestHead, admission: Admission, rest: bytes) -> None:
-        """Answer 101, and be a WebSocket; `rest` came behind the head."""
-        if self._http is not None:
-            self._http.detach()
-            self._http = None
-        if admission.echo:
-            self.__class__ = self.factory.echo_protocol
-        self.data = rest
-        self.websocket_protocols = handshake.protocols_of(head)
-        offers = head.headers.get("sec-websocket-extensions")
-        parsed = self._parseExtensionsHeader(offers) if offers else ()
-        self.websocket_extensions = [each for each in parsed if _is_deflate_offer(*each)]
-        self._wskey = admission.key
-        self._admission = admission
-        self.succeedHandshake(admission.protocol)
-        if self.state == self.STATE_OPEN and not (self.data or self.current_frame):
-            self.rest()
-
-    def _refuse(self, refusal: HandshakeRefused) -> None:
-        """Answer with a status and let go, giving the peer time to read it."""
-        self.factory.meter.rejected(refusal.cause)
-        self._refused = True
-        self.data = b""
-        body = encode({"error": {"code": refusal.cause, "message": str(refusal)}})
-        status = refusal.status
-        lines = [
-            f"HTTP/1.1 {status} {_STATUS_TEXTS.get(status, 'Internal Server Error')}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in refusal.headers),
-        ]
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        # not loseConnection: with unread bytes the kernel would reset, and the answer be lost
-        self.transport.loseWriteConnection()
-        self.factory.wheel.set(self, _LINGER_S)
-
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         if self.state == self.STATE_CONNECTING:
             self._answer = data
         else:
             self.transport.write(data)
 
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
-        """From Autobahn: an extension offer that makes no sense."""
-        self._refuse(HandshakeRefused(code, "bad_request", reason))
+    # -- from the opening
+
+    def upgrade(self, head: handshake.RequestHead, admission: Admission, rest: bytes) -> None:
+        """Answer 101; `rest` came behind the head."""
+        if admission.echo:
+            self.__class__ = self.factory.echo_protocol
+        self.data = rest
+        self.websocket_protocols = handshake.protocols_of(head)
+        offers = head.headers.get("sec-websocket-extensions")
+        parsed = self._parseExtensionsHeader(offers) if offers else ()
+        self.websocket_extensions = [each for each in parsed if is_deflate_offer(*each)]
+        self._wskey = admission.key
+        self._admission = admission
+        self.succeedHandshake(admission.protocol)
+        if self.state == self.STATE_OPEN and not (self.data or self.current_frame):
+            self.rest()
 
     # -- from Autobahn, and from the lane
 
@@ -443,7 +342,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
             failByDrop=False,  # True would hide 1002, 1007 and 1009 behind a dropped connection
             openHandshakeTimeout=0,  # the wheel keeps all times
             closeHandshakeTimeout=0,
-            perMessageCompressionAccept=_accept_deflate if compression else _accept_none,
+            perMessageCompressionAccept=accept_deflate if compression else accept_none,
         )
         self.protocol = OdinProtocol.configured(self)
         if echo is not None:
@@ -480,40 +379,3 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
     def log_failure(self, text: str) -> None:
         """Log the exception that is being handled: a defect of ours."""
         self._log.failure(text)
-
-
-def _is_deflate_offer(name: str, parameters: Any) -> bool:
-    """Whether Autobahn can make something of an offer; others are declined (RFC 7692 5.1)."""
-    if name != PerMessageDeflateOffer.EXTENSION_NAME:
-        return False
-    try:
-        PerMessageDeflateOffer.parse(parameters)
-    except Exception:  # that is what Autobahn raises
-        return False
-    return True
-
-
-def accept_any_deflate(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
-    """Take a permessage-deflate offer (RFC 7692) as it is made."""
-    for offer in offers:
-        if isinstance(offer, PerMessageDeflateOffer):
-            return PerMessageDeflateOfferAccept(offer)
-    return None
-
-
-def _accept_deflate(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
-    """Take an offer for what clients send, each message for itself, so that a resting connection
-    holds no zlib state (40 KB).
-
-    The feed is sent as it is, which the extension allows message by message: one frame for all.
-    """
-    for offer in offers:
-        if isinstance(offer, PerMessageDeflateOffer):
-            return PerMessageDeflateOfferAccept(
-                offer, request_no_context_takeover=offer.accept_no_context_takeover
-            )
-    return None
-
-
-def _accept_none(_offers: list[Any]) -> None:
-    return None
