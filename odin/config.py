@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -65,6 +66,27 @@ class Websocket(Section, frozen=True, kw_only=True):
     max_connections: Count = 0
 
 
+DEFAULT_CONFLATE: Final = (
+    "odin.token.*.price",
+    "odin.token.*.volume",
+    "odin.token.batch.update",
+    "odin.market.statistics",
+)
+
+
+class JetStream(Section, frozen=True, kw_only=True):
+    """`stream`: its name, empty to do without. The limits are for a stream that Odin creates."""
+
+    stream: Annotated[str, Meta(pattern=r"^[^\s.*>/\\]*$")] = ""
+    create: bool = False
+    subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = ("odin.>",)
+    max_age_s: Annotated[float, Meta(ge=0)] = field(name="maxAge", default=3600)
+    max_size: Count = field(name="maxBytes", default=1 << 30)
+    max_messages: Count = 0
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    preload: Count = 10_000
+
+
 class Nats(Section, frozen=True, kw_only=True):
     url: str = "nats://localhost:4222"
     subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = DEFAULT_SUBJECTS
@@ -80,6 +102,7 @@ class Nats(Section, frozen=True, kw_only=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    jetstream: JetStream = JetStream()
 
 
 class Auth(Section, frozen=True, kw_only=True):
@@ -116,6 +139,16 @@ class Delivery(Section, frozen=True, kw_only=True):
     max_pending_bytes: Bytes = field(name="maxPending", default=1 << 20)
     nonce_window_s: Seconds = field(name="nonceWindow", default=600)
     nonce_limit: Annotated[int, Meta(ge=2)] = 200_000
+    conflate: tuple[str, ...] = DEFAULT_CONFLATE
+    send_buffer_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = field(
+        name="sendBuffer", default=65_536
+    )
+    history_messages: Annotated[int, Meta(ge=1)] = 50_000
+    history_size: Bytes = field(name="historyBytes", default=32 << 20)
+    history_age_s: Seconds = field(name="historyAge", default=300)
+    snapshot_channels: Annotated[int, Meta(ge=1)] = 10_000
+    snapshot_size: Bytes = field(name="snapshotBytes", default=16 << 20)
+    recover_messages: Count = 10_000
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +172,7 @@ _SECTIONS: Final[dict[str, type[Section]]] = {
     "server": Server,
     "websocket": Websocket,
     "nats": Nats,
+    "nats.jetstream": JetStream,
     "auth": Auth,
     "metrics": Metrics,
     "limits": Limits,
@@ -148,6 +182,7 @@ _KEYS: Final = frozenset(
     f"{name}.{each.encode_name}"
     for name, section in _SECTIONS.items()
     for each in msgspec.structs.fields(section)
+    if f"{name}.{each.encode_name}" not in _SECTIONS
 )
 _SECRET: Final = frozenset(("auth.jwtSecret", "nats.password", "nats.token", "nats.url"))
 # Names that users of the Go server set, beside the systematic <SECTION>_<KEY>.
@@ -191,6 +226,8 @@ def load(
     sections: dict[str, Any] = {
         name: _section(name, section, values) for name, section in _SECTIONS.items()
     }
+    jetstream = sections.pop("nats.jetstream")
+    sections["nats"] = msgspec.structs.replace(sections["nats"], jetstream=jetstream)
     config = Config(
         **sections,
         production=production,
@@ -225,9 +262,9 @@ def describe(config: Config) -> str:
     """Every setting as JSON lines `key = value  (source)`, secrets masked."""
     lines = []
     for section, struct in _SECTIONS.items():
-        for key, _attribute in _keys(struct):
+        for key, attribute in _keys(struct):
             full = f"{section}.{key}"
-            value = getattr(getattr(config, section), _attribute)
+            value = attrgetter(f"{section}.{attribute}")(config)
             source = config.sources.get(full, "default")
             lines.append(f"{full} = {_shown(full, value)}  ({source})")
     lines.append(f"production = {json.dumps(config.production)}  (environment ODIN_ENV)")
@@ -240,7 +277,7 @@ def describe(config: Config) -> str:
 def environment_names() -> dict[str, str]:
     """Environment name -> `section.key`, all of them."""
     names = {
-        f"{section}_{_snake(key)}".upper(): f"{section}.{key}"
+        f"{section}_{_snake(key)}".replace(".", "_").upper(): f"{section}.{key}"
         for section, struct in _SECTIONS.items()
         for key, _attribute in _keys(struct)
     }
@@ -248,8 +285,10 @@ def environment_names() -> dict[str, str]:
 
 
 def _keys(struct: type[Section]) -> list[tuple[str, str]]:
-    """(name in the file, attribute) of each setting in a section."""
-    return [(each.encode_name, each.name) for each in msgspec.structs.fields(struct)]
+    """(name in the file, attribute) of each setting in a section, inner sections left out."""
+    inner = _SECTIONS.values()
+    fields = msgspec.structs.fields(struct)
+    return [(each.encode_name, each.name) for each in fields if each.type not in inner]
 
 
 def _snake(key: str) -> str:
@@ -274,23 +313,28 @@ def _from_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: must hold one JSON object of sections")
     values: dict[str, Any] = {}
     for section, content in document.items():
-        struct = _SECTIONS.get(section)
-        if struct is None:
-            raise ConfigError(
-                f"{path}: unknown key {section!r}; allowed are: {', '.join(_SECTIONS)}"
-            )
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: {section}: must be an object of settings")
-        known = [key for key, _attribute in _keys(struct)]
-        for key, value in content.items():
-            if key not in known:
-                raise ConfigError(
-                    f"{path}: unknown key '{section}.{key}' = "
-                    f"{_shown(f'{section}.{key}', value)}; "
-                    f"allowed in {section} are: {', '.join(known)}"
-                )
-            values[f"{section}.{key}"] = value
+        if section not in _SECTIONS or "." in section:
+            allowed = ", ".join(each for each in _SECTIONS if "." not in each)
+            raise ConfigError(f"{path}: unknown key {section!r}; allowed are: {allowed}")
+        _take_section(path, section, content, values)
     return values
+
+
+def _take_section(path: str, section: str, content: Any, values: dict[str, Any]) -> None:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {section}: must be an object of settings")
+    known = [each.encode_name for each in msgspec.structs.fields(_SECTIONS[section])]
+    for key, value in content.items():
+        full = f"{section}.{key}"
+        if key not in known:
+            raise ConfigError(
+                f"{path}: unknown key '{full}' = {_shown(full, value)}; "
+                f"allowed in {section} are: {', '.join(known)}"
+            )
+        if full in _SECTIONS:
+            _take_section(path, full, value, values)
+        else:
+            values[full] = value
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -378,6 +422,13 @@ def _check(config: Config) -> None:
     for subject in config.nats.subjects:
         if not is_pattern(subject):
             refuse("nats.subjects", subject, "not a NATS subject (a.b, a.*, a.>)")
+    for key, patterns in (
+        ("nats.jetstream.subjects", config.nats.jetstream.subjects),
+        ("delivery.conflate", config.delivery.conflate),
+    ):
+        for pattern in patterns:
+            if not is_pattern(pattern):
+                refuse(key, pattern, "not a NATS subject (a.b, a.*, a.>)")
     for network in config.server.trusted_proxies:
         if not _holds(ip_network, network, strict=False):
             refuse("server.trustedProxies", network, "an address or network (10.0.0.0/8)")

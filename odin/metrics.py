@@ -63,6 +63,12 @@ class Metrics:
         self.auth_failures = self._counter(
             "odin_auth_failures_total", "Tokens not accepted", "reason"
         )
+        self.recoveries = self._counter(
+            "odin_recovery_total",
+            "Recoveries asked for: recovered or refused, and where the messages were",
+            "result",
+            "source",
+        )
         self.broadcast = self._histogram(
             "odin_broadcast_duration_seconds", "How long one round of sending took", _LATENCIES
         )
@@ -84,16 +90,25 @@ class Metrics:
     def read_at_scrape(
         self,
         counters: dict[str, tuple[str, Callable[[], float]]],
+        labelled: dict[str, tuple[str, str, dict[str, Callable[[], float]]]],
         gauges: dict[str, tuple[str, Callable[[], float]]],
     ) -> None:
-        """Add metrics, name -> (help, callable), whose values are asked for when scraped."""
-        self.registry.register(_AtScrape(counters, gauges))
+        """Add metrics, name -> (help, callable), whose values are asked for when scraped.
+
+        `labelled`: counters, name -> (help, label, callables by its values).
+        """
+        self.registry.register(_AtScrape(counters, labelled, gauges))
 
     # What the hub tells (delivery.hub.Meter)
 
     def round_done(self, latency_s: float, duration_s: float) -> None:
         self.latency.observe(latency_s)
         self.broadcast.observe(duration_s)
+
+    # What recovery tells (bus.recovery.Meter)
+
+    def recovery(self, result: str, source: str) -> None:
+        self.recoveries.labels(result, source).inc()
 
     # What the edge tells (gateway.websocket.Meter)
 
@@ -135,13 +150,20 @@ class _AtScrape(Collector):
     def __init__(
         self,
         counters: dict[str, tuple[str, Callable[[], float]]],
+        labelled: dict[str, tuple[str, str, dict[str, Callable[[], float]]]],
         gauges: dict[str, tuple[str, Callable[[], float]]],
     ) -> None:
         self._counters = counters
+        self._labelled = labelled
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         for name, (text, value) in self._counters.items():
             yield CounterMetricFamily(name, text, value=value())
+        for name, (text, label, values) in self._labelled.items():
+            family = CounterMetricFamily(name, text, labels=[label])
+            for each, value in values.items():
+                family.add_metric([each], value())
+            yield family
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=value())

@@ -28,12 +28,15 @@ from odin.access.tokens import TokenVerifier, load_public_key
 from odin.bus.bridge import Bridge
 from odin.bus.interfaces import IBus
 from odin.bus.memory import MemoryBus
+from odin.bus.recovery import Recovery
 from odin.config import Config
+from odin.delivery.history import Bounds, History
 from odin.delivery.hub import Hub
 from odin.delivery.nonces import NonceWindow
 from odin.demo import Market
 from odin.errors import ConfigError
 from odin.gateway.admission import Admissions
+from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
@@ -158,23 +161,37 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
     bus = _bus(config, loop, node)
     delivery = config.delivery
+    history = History(
+        Bounds(
+            messages=delivery.history_messages,
+            size=delivery.history_size,
+            age_s=delivery.history_age_s,
+            channels=delivery.snapshot_channels,
+            channels_size=delivery.snapshot_size,
+        )
+    )
     bridge = Bridge(
         bus,
         hub,
         NonceWindow(delivery.nonce_window_s, delivery.nonce_limit),
-        epoch=secrets.token_hex(8),
+        history,
+        conflate=delivery.conflate,
+        control=Control(hub, verifier, time.time),
         clock=clock,
+        wall=time.time,
         meter=metrics,
     )
     context = Context(
         hub=hub,
         bridge=bridge,
+        replays=Recovery(bridge, most=delivery.recover_messages, clock=reactor, meter=metrics),
         verifier=verifier,
         rate=RateLimit(config.limits.messages_per_second, config.limits.message_burst),
         node=node,
         heartbeat_interval_ms=int(config.websocket.ping_interval_s * 1000),
         max_message_bytes=config.server.max_message_bytes,
         max_channels=config.limits.channels_per_client,
+        max_pending=delivery.max_pending_bytes,
         monotonic=clock,
         wall=time.time,
         auth_failed=metrics.auth_failed,
@@ -222,7 +239,7 @@ def make_service(config: Config, reactor: Any) -> OdinService:
 
     service = OdinService()
     sampler = Sampler(
-        reactor, metrics, status, lambda: bridge.offset, config.metrics.update_interval_s
+        reactor, metrics, status, lambda: bridge.sent, config.metrics.update_interval_s
     )
     collector = Collector(reactor, lambda: factory.connections)
     for each in (collector, sampler, wheel, hub, bus):
@@ -245,6 +262,7 @@ def make_service(config: Config, reactor: Any) -> OdinService:
             host=config.server.host,
             port=config.server.port if settings.listens_plain(config) else None,
             endpoints=[(text, _endpoint(text, reactor)) for text in config.endpoints],
+            send_buffer=delivery.send_buffer_bytes,
             stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
             listening=lambda listening: setattr(status, "listening", listening),
         )
@@ -382,11 +400,39 @@ def _count_at_scrape(
             ),
             "nats_messages_total": ("Messages received from the bus", lambda: bridge.messages),
             "nats_reconnects_total": ("Times the broker came back", lambda: bus.reconnects),
+            "odin_conflated_messages_total": (
+                "Messages of slow clients that were replaced by newer ones",
+                lambda: context.conflated,
+            ),
+        },
+        labelled={
+            "odin_dropped_messages_total": (
+                "Messages that were not delivered",
+                "reason",
+                {
+                    "duplicate": lambda: bridge.duplicates,
+                    "malformed": lambda: bridge.malformed,
+                    "slow_consumer": lambda: context.dropped,
+                },
+            ),
         },
         gauges={
             "websocket_connections_active": ("Open WebSockets", lambda: factory.connections),
             "nats_connection_status": (
                 "1 while messages can arrive from the bus", lambda: int(bus.connected)
+            ),
+            "odin_feed_status": (
+                "1 while the feed is live, 0 while it is stale", lambda: int(bridge.live)
+            ),
+            "odin_feed_lag_seconds": (
+                "Age of the last feed message when it came, by its sender's clock",
+                bridge.lag_s,
+            ),
+            "odin_history_bytes": (
+                "Bytes of frames kept for recovery and snapshots", lambda: bridge.history.held
+            ),
+            "odin_slow_clients": (
+                "Clients for which messages wait", lambda: len(factory.behind)
             ),
         },
     )  # fmt: skip

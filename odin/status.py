@@ -129,7 +129,7 @@ class Status:
             "messages": {
                 "sent": hub.delivered + talk.replied,
                 "received": talk.received,
-                "broadcast": bridge.offset,
+                "broadcast": bridge.sent,
                 "duplicates": bridge.duplicates,
                 "malformed": bridge.malformed,
             },

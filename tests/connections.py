@@ -13,9 +13,12 @@ from odin.access.origins import OriginPolicy, TrustedProxies
 from odin.access.tokens import TokenVerifier
 from odin.bus.bridge import Bridge
 from odin.bus.memory import MemoryBus
+from odin.bus.recovery import Recovery
+from odin.delivery.history import Bounds, History
 from odin.delivery.hub import Hub
 from odin.delivery.nonces import NonceWindow
 from odin.gateway.admission import Admissions
+from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
@@ -30,6 +33,8 @@ HEAD = (
     "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
 )
+
+BOUNDS = Bounds(messages=1000, size=1 << 20, age_s=60, channels=100, channels_size=1 << 20)
 
 
 def head(path="/ws", *more):
@@ -77,7 +82,7 @@ class NotingTransport:
     def __init__(self, protocol):
         self.protocol, self.written, self.ended = protocol, b"", None
         self.producer = None
-        self.disconnecting = False
+        self.disconnecting = self.behind = False
 
     @property
     def sink(self):
@@ -139,8 +144,11 @@ class Server:
             self.bus,
             self.hub,
             NonceWindow(600, 1000),
-            epoch="e",
+            History(BOUNDS),
+            conflate=("price.*",),
+            control=Control(self.hub, verifier, seconds),
             clock=seconds,
+            wall=seconds,
             meter=self.metrics,
         )
         self.bus.startService()
@@ -148,12 +156,14 @@ class Server:
         self.context = Context(
             hub=self.hub,
             bridge=self.bridge,
+            replays=Recovery(self.bridge, most=1000, clock=self.clock, meter=self.metrics),
             verifier=verifier,
             rate=RateLimit(rate, 10),
             node="node",
             heartbeat_interval_ms=25_000,
             max_message_bytes=max_message,
             max_channels=100,
+            max_pending=1 << 20,
             monotonic=seconds,
             wall=seconds,
             auth_failed=self.metrics.auth_failed,

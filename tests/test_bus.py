@@ -10,16 +10,18 @@ from odin.bus.interfaces import IBus, IReceiver
 from odin.bus.memory import MemoryBus
 from odin.bus.nats import NatsBus, server_names
 from odin.config import Nats
+from odin.delivery.history import Bounds, History
 from odin.delivery.nonces import NonceWindow
 from odin.errors import BadChannel, Duplicate, NotJSON, Unavailable
+from odin.wire.frames import payload_of
 
 
 class NotingHub:
     def __init__(self):
         self.delivered, self.notices = [], []
 
-    def deliver(self, channel, frame, arrived):
-        self.delivered.append((channel, frame[2:] if frame[1] < 126 else frame[4:], arrived))
+    def deliver(self, message, arrived):
+        self.delivered.append((message.channel, payload_of(message.frame), arrived))
 
     def notify(self, frame):
         self.notices.append(frame[2:])
@@ -40,8 +42,11 @@ class BridgeTests(SynchronousTestCase):
             self.bus,
             self.hub,
             NonceWindow(600, 100),
-            epoch="e",
+            History(Bounds(100, 10_000, 60, 100, 10_000)),
+            conflate=("price.*",),
+            control=lambda *_: None,
             clock=lambda: self.now,
+            wall=lambda: self.now,
             meter=self.meter,
         )
         self.bus.startService()

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from odin.delivery.groups import ABSENT, Groups
 from odin.delivery.hub import Hub
+from odin.delivery.message import Message, joined
 from odin.delivery.nonces import NonceWindow
 from odin.wire.subjects import covers
 
@@ -33,6 +34,9 @@ class Client:
             self.hold(data, 0)
         else:
             self.got += data
+
+    def offer(self, messages):
+        self.send(joined(messages))
 
     def hold(self, data, sent):
         self.waiting += data[sent:]
@@ -108,7 +112,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def publish(self, subject):
         self.count += 1
         frame = b"<%d>" % self.count
-        self.hub.deliver(subject, frame, 0.0)
+        self.hub.deliver(Message(subject, self.count, frame), 0.0)
         for client, patterns in self.patterns.items():
             if any(covers(each, subject) for each in patterns):
                 self.expected[client] += frame
@@ -195,7 +199,7 @@ class HubTests(SynchronousTestCase):
         sends = []
         self.hub._sweep = lambda sinks, start, stop, data: sends.append(data)
         for n in range(3):
-            self.hub.deliver("a", b"%d" % n, 0.0)
+            self.hub.deliver(Message("a", n, b"%d" % n), 0.0)
         self.assertEqual(len(self.soon), 1)
         self.turn()
         self.assertEqual((sends, self.hub.delivered), ([b"012"], 3))
@@ -206,7 +210,7 @@ class HubTests(SynchronousTestCase):
         clients = [Client() for _ in range(2000)]
         for each in clients:
             self.hub.register(each, frozenset((">",)))
-        self.hub.deliver("a", b"x", 0.0)
+        self.hub.deliver(Message("a", 1, b"x"), 0.0)
         slices = 0
         while self.soon:
             self.soon.pop(0)()
@@ -216,7 +220,7 @@ class HubTests(SynchronousTestCase):
 
     def test_nobody(self):
         """A message that nobody wants costs no turn and leaves no trace."""
-        self.hub.deliver("a", b"x", 0.0)
+        self.hub.deliver(Message("a", 1, b"x"), 0.0)
         self.assertEqual((self.soon, self.hub._oldest), ([], None))
 
     def test_a_failing_recipient_stops_nobody(self):
@@ -226,7 +230,7 @@ class HubTests(SynchronousTestCase):
         bad.full = True
         self.hub.register(bad, frozenset(("a",)))
         self.hub.register(good, frozenset((">",)))
-        self.hub.deliver("a", b"x", 0.0)
+        self.hub.deliver(Message("a", 1, b"x"), 0.0)
         self.turn()
         self.assertEqual(good.got, b"x")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -235,7 +239,7 @@ class HubTests(SynchronousTestCase):
         """At the end everything goes out at once."""
         client = Client()
         self.hub.register(client, frozenset((">",)))
-        self.hub.deliver("a", b"x", 0.0)
+        self.hub.deliver(Message("a", 1, b"x"), 0.0)
         self.hub.flush()
         self.assertEqual(client.got, b"x")
 

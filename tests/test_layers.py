@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("wire", "access", "delivery", "bus", "gateway", "web")
 TOP = ("service", "tap", "demo", "metrics", "status", "logs", "tools")
 ONLY = {
-    "nats": ("odin/bus/nats.py", "odin/bus/reading.py", "benchmarks/"),
+    "nats": ("odin/bus/nats.py", "odin/bus/reading.py", "odin/bus/jetstream.py", "benchmarks/"),
     "jwt": ("odin/access/tokens.py",),
     "autobahn": ("odin/gateway/", "benchmarks/"),
     "prometheus_client": ("odin/metrics.py", "odin/web/metrics.py"),

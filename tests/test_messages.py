@@ -20,7 +20,11 @@ class RequestTests(SynchronousTestCase):
             ('{"type":"subscriptions","id":7}', m.Subscriptions(id=7)),
             (
                 '{"type":"subscribe","data":{"channels":["a"],"snapshot":true}}',
-                m.Subscribe(data=m.Channels(["a"])),
+                m.Subscribe(data=m.Wanted(["a"], snapshot=True)),
+            ),
+            (
+                '{"type":"subscribe","data":{"channels":[],"recover":{"epoch":"e","offset":5}}}',
+                m.Subscribe(data=m.Wanted([], recover=m.Position("e", 5))),
             ),
             ('{"type":"auth","token":"t"}', m.Auth(token="t")),
         ):

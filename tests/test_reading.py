@@ -126,9 +126,17 @@ class FeedClientTests(SynchronousTestCase):
 
     def test_private_names(self):
         """What is overridden or used of nats-py and asyncio is there."""
-        for name in ("_process_msg", "_read_loop", "is_connected", "drain", "flush"):
+        for name in (
+            "_process_msg",
+            "_process_pong",
+            "_read_loop",
+            "is_connected",
+            "drain",
+            "flush",
+        ):
             self.assertTrue(hasattr(Client, name), name)
         self.assertTrue(hasattr(Client(), "_subs"))
+        self.assertTrue(hasattr(Client(), "_pongs"))
         self.assertTrue(hasattr(Client(), "_transport"))
         self.assertTrue(hasattr(TcpTransport(), "_io_reader"))
         self.assertTrue(hasattr(TcpTransport(), "_io_writer"))

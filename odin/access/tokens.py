@@ -12,6 +12,7 @@ from typing import Any, Final
 import jwt
 import msgspec
 
+from odin.access.revocations import Revocations
 from odin.errors import Unauthorized
 from odin.wire.subjects import is_pattern, reduced
 
@@ -64,6 +65,11 @@ class TokenVerifier:
         self._algorithms = frozenset(algorithms)
         self._audience = audience or None
         self._issuer = issuer or None
+        self._revocations = Revocations()
+
+    def revoke(self, user_id: str | None, token_id: str | None, now: float) -> None:
+        """Refuse a token by its `jti`, or all that a user has by now; see Revocations."""
+        self._revocations.add(user_id, token_id, now)
 
     def verify(self, token: str) -> Identity:
         """The identity that `token` proves, by the wall clock of now.
@@ -97,7 +103,13 @@ class TokenVerifier:
             raise Unauthorized("wrong_audience") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise Unauthorized("malformed") from None
-        return _identity(claims)
+        identity = _identity(claims)
+        issued_at = claims.get("iat")
+        if not isinstance(issued_at, int | float):
+            issued_at = None
+        if self._revocations.refuse(identity.user_id, identity.token_id, issued_at):
+            raise Unauthorized("revoked")
+        return identity
 
     def _key(self, algorithm: str, kid: Any) -> Any:
         """The key for a token, by its algorithm's kind. Raises: Unauthorized."""

@@ -1,21 +1,31 @@
-"""IBus <-> Hub: drop duplicates, number, encode once."""
+"""IBus <-> Hub: drop duplicates, number, encode once, remember."""
 
-from collections.abc import Callable
-from typing import Final, Protocol
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.interfaces import CONTROL, IBus, IReceiver
+from odin.delivery.history import History
 from odin.delivery.hub import Hub
+from odin.delivery.message import Message
 from odin.delivery.nonces import NonceWindow
-from odin.errors import BadChannel, Duplicate, NotJSON
-from odin.wire.frames import text_frame
-from odin.wire.messages import FeedStatus, encode, feed_message, feed_nonce, feed_prefix
-from odin.wire.subjects import is_subject
+from odin.errors import BadChannel, Duplicate, Forbidden, NotJSON
+from odin.wire.frames import payload_of, text_frame
+from odin.wire.messages import (
+    FeedStatus,
+    encode,
+    feed_message,
+    feed_nonce,
+    feed_prefix,
+    feed_timestamp,
+)
+from odin.wire.subjects import covers, is_subject
 
-_MAX_PREFIXES: Final = 65_536
+_MAX_CHANNELS: Final = 65_536
 _LOG_EVERY_S: Final = 10
 
 
@@ -26,12 +36,20 @@ class Meter(Protocol):
         """One message goes out, `size` bytes as it is sent."""
 
 
+class _Channel(NamedTuple):
+    """What is known of a channel beforehand."""
+
+    prefix: bytes
+    conflate: bool
+
+
 @implementer(IReceiver)
 class Bridge:
-    """Turns what the bus brings into frames for the hub, and what clients publish into messages.
+    """Turns what the bus brings into messages for the hub, and what clients publish into payloads.
 
-    `epoch` and `offset` number the feed: with a random epoch per start, offsets count the messages
-    that this server sent out.
+    `epoch` and `offset` number the feed. A bus with a numbering of its own (JetStream) brings both;
+    else offsets count the messages that this server sent out, and the epoch is random: a new one
+    whenever messages may have been missed, so that nobody can resume across the gap.
     """
 
     _log = Logger()
@@ -41,59 +59,145 @@ class Bridge:
         bus: IBus,
         hub: Hub,
         nonces: NonceWindow,
+        history: History,
         *,
-        epoch: str,
+        conflate: Iterable[str],
+        control: Callable[[str, bytes], None],
         clock: Callable[[], float],
+        wall: Callable[[], float],
         meter: Meter,
     ) -> None:
+        """`conflate`: patterns of the channels whose newest message is all that matters.
+        `control`: gets (what, payload) of operators' messages."""
         self.bus = bus
-        self.epoch = epoch
+        self.history = history
+        self.epoch = secrets.token_hex(8)
         self.offset = 0
         self.live = False  # whether the broker is there
+        self.numbered = not bus.stores  # whether `epoch` is the one that counts
         self.messages = 0  # from the bus, all of them
         self.duplicates = 0
         self.malformed = 0
+        self.sent = 0  # messages handed to the hub
+        self.last_arrived = 0.0  # on the clock
         self._hub = hub
         self._nonces = nonces
+        self._conflate = tuple(conflate)
+        self._control = control
         self._clock = clock
+        self._wall = wall
         self._meter = meter
-        self._prefixes: dict[str, bytes] = {}
+        self._channels: dict[str, _Channel] = {}
         self._logged_at = -float(_LOG_EVERY_S)
         bus.attach(self)
 
-    def received(self, subject: str, payload: bytes) -> None:
+    def received(self, subject: str, payload: bytes, offset: int = 0) -> None:
         """One message from the bus: to everybody who wants it, unless it came before."""
         arrived = self._clock()
         self.messages += 1
+        message = self._message(subject, payload, offset, arrived)
+        if message is not None:
+            self.last_arrived = arrived
+            self.sent += 1
+            self.history.add(message, arrived)
+            self._hub.deliver(message, arrived)
+
+    def remember(self, subject: str, payload: bytes, offset: int, *, ring: bool) -> None:
+        """A message of the time before this server listened: for replays and snapshots only.
+
+        `ring`: it is one of the unbroken sequence up to now, not only the last of its channel.
+        """
+        now = self._clock()
+        message = self._message(subject, payload, offset, now) if ring else None
+        if message is not None:
+            self.history.add(message, now)
+        elif not ring and (message := self.encoded(subject, payload, offset)) is not None:
+            self.history.remember(message)
+
+    def encoded(self, subject: str, payload: bytes, offset: int) -> Message | None:
+        """A message as clients get it, without any state; None if it is not JSON."""
+        try:
+            _nonce, is_object = feed_nonce(payload)
+        except NotJSON:
+            return None
+        channel = self._channel(subject)
+        frame = text_frame(feed_message(channel.prefix, offset, payload, is_object))
+        return Message(subject, offset, frame, channel.conflate)
+
+    def status_changed(
+        self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
+    ) -> None:
+        """The broker went away, or came back; tell the clients.
+
+        `epoch`: of the bus's own numbering, which goes on after `offset`; while it comes without a
+        connection, messages of the time before follow (`remember`). `gap`: messages may have been
+        missed for ever.
+        """
+        if epoch is not None:
+            if epoch != self.epoch or gap:
+                self._renumber(epoch, offset)
+            self.numbered = connected
+        elif gap and self.sent:
+            self._renumber(secrets.token_hex(8), self.offset)
+        if connected != self.live:
+            self.live = connected
+            if connected:
+                notice = FeedStatus(status="live", epoch=self.epoch, offset=self.offset)
+            else:
+                notice = FeedStatus(status="stale")
+            self._hub.notify(text_frame(encode(notice)))
+
+    def lag_s(self) -> float:
+        """Age of the last message when it arrived, in seconds; 0 if nobody can say.
+
+        By the broker's clock, or the message's own `timestamp`.
+        """
+        if self.bus.lag_s is not None:
+            return self.bus.lag_s
+        last = self.history.last
+        at_ms = feed_timestamp(payload_of(last.frame)) if last is not None else None
+        if at_ms is None:
+            return 0.0
+        arrived = self._wall() - (self._clock() - self.last_arrived)
+        return max(0.0, arrived - at_ms / 1000)
+
+    def controlled(self, subject: str, payload: bytes) -> None:
+        """An operator's message, which only the broker's permissions guard."""
+        self._control(subject.removeprefix(CONTROL), payload)
+
+    def _renumber(self, epoch: str, offset: int) -> None:
+        self.epoch, self.offset = epoch, offset
+        self.history.begin(offset)
+
+    def _message(self, subject: str, payload: bytes, offset: int, now: float) -> Message | None:
+        """A new message of the feed; None for a duplicate, and for what is not JSON."""
         try:
             nonce, is_object = feed_nonce(payload)
         except NotJSON:
-            self._malformed(subject, arrived)
-            return
-        if nonce is not None and not self._nonces.add(nonce, arrived):
+            self._malformed(subject, now)
+            return None
+        if nonce is not None and not self._nonces.add(nonce, now):
             self.duplicates += 1
-            return
-        prefix = self._prefixes.get(subject)
-        if prefix is None:
-            if len(self._prefixes) >= _MAX_PREFIXES:
-                self._prefixes.clear()
-            prefix = self._prefixes[subject] = feed_prefix(subject)
-        self.offset += 1
-        message = feed_message(prefix, self.offset, payload, is_object)
+            return None
+        channel = self._channels.get(subject) or self._channel(subject)
+        self.offset = offset = offset or self.offset + 1
+        message = feed_message(channel.prefix, offset, payload, is_object)
         self._meter.message(len(message))
-        self._hub.deliver(subject, text_frame(message), arrived)
+        return Message(subject, offset, text_frame(message), channel.conflate)
 
-    def status_changed(self, connected: bool) -> None:
-        """Tell the clients that the feed went stale, or is live again."""
-        if connected != self.live:
-            self.live = connected
-            status = "live" if connected else "stale"
-            self._hub.notify(text_frame(encode(FeedStatus(status=status))))
+    def _channel(self, subject: str) -> _Channel:
+        channel = self._channels.get(subject)
+        if channel is None:
+            if len(self._channels) >= _MAX_CHANNELS:
+                self._channels.clear()
+            conflate = any(covers(each, subject) for each in self._conflate)
+            channel = self._channels[subject] = _Channel(feed_prefix(subject), conflate)
+        return channel
 
     def publish(self, subject: str, payload: bytes) -> Deferred[None]:
         """Put a client's message on the bus.
 
-        Raises, or fails with: BadChannel, NotJSON, Duplicate, Unavailable.
+        Raises, or fails with: BadChannel, Forbidden, NotJSON, Duplicate, Unavailable.
         """
         if not is_subject(subject):
             raise BadChannel(
@@ -103,6 +207,8 @@ class Bridge:
         if nonce is not None and self._nonces.seen(nonce, self._clock()):
             self.duplicates += 1
             raise Duplicate("a message with this nonce was seen before")
+        if subject.startswith(CONTROL):
+            raise Forbidden("this subject is for operators, by the broker alone")
         return self.bus.publish(subject, payload)
 
     def _malformed(self, subject: str, now: float) -> None:

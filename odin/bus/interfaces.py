@@ -1,21 +1,39 @@
 """What a bus is: the seam between Odin and its broker."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+CONTROL: Final = "odin.control."  # subjects for operators; never part of the feed
+
+
+class Stored(NamedTuple):
+    """A message of a bus that stores them."""
+
+    subject: str
+    payload: bytes
+    offset: int
+
 
 class IReceiver(Interface):
     """What a bus hands its messages to."""
 
-    def received(subject: str, payload: bytes) -> None:
-        """One message of one of the bus's subjects. Never raises."""
+    def received(subject: str, payload: bytes, offset: int = 0) -> None:
+        """One message of the bus; its offset, if the bus numbers them. Never raises."""
 
-    def status_changed(connected: bool) -> None:
-        """The broker was reached, or lost. Called once per change."""
+    def remember(subject: str, payload: bytes, offset: int, *, ring: bool) -> None:
+        """One of the messages before the first received one, for a bus that stores them."""
+
+    def controlled(subject: str, payload: bytes) -> None:
+        """A message on one of the CONTROL subjects."""
+
+    def status_changed(
+        connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
+    ) -> None:
+        """The broker was reached, or lost, or its numbering is another one."""
 
 
 class IBus(Interface):
@@ -25,9 +43,11 @@ class IBus(Interface):
     too, so that there is one path for all.
     """
 
-    kind: str = Attribute("one word for /health: memory, nats")
+    kind: str = Attribute("one word for /health: memory, nats, jetstream")
+    stores: bool = Attribute("whether it numbers messages itself, and keeps them")
     connected: bool = Attribute("whether messages arrive now")
     reconnects: int = Attribute("how often the broker came back")
+    lag_s: float | None = Attribute("age of the last message when it came, if the bus knows")
 
     def attach(receiver: IReceiver) -> None:
         """Say where messages go; once, before the service starts."""
@@ -36,4 +56,12 @@ class IBus(Interface):
         """Publish one message; fires when the bus has it.
 
         Fails with Unavailable when the broker is away: nothing is kept for later.
+        """
+
+    def fetch(
+        patterns: frozenset[str], after: int, until: int, most: int
+    ) -> "Deferred[list[Stored] | None]":
+        """The stored messages on `patterns` with offsets above `after`, up to `until`.
+
+        None if they are not all there any more, are more than `most`, or nothing is stored.
         """

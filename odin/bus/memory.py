@@ -4,7 +4,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.interfaces import IBus, IReceiver, Stored
 from odin.errors import Unavailable
 
 
@@ -13,8 +13,10 @@ class MemoryBus(Service):
     """Hands each published message straight back, while it runs."""
 
     kind = "memory"
+    stores = False
     connected = False
     reconnects = 0
+    lag_s = None
     _receiver: IReceiver
 
     def attach(self, receiver: IReceiver) -> None:
@@ -33,4 +35,9 @@ class MemoryBus(Service):
         if not self.connected:
             return fail(Unavailable("the server is stopping"))
         self._receiver.received(subject, payload)
+        return succeed(None)
+
+    def fetch(
+        self, _patterns: frozenset[str], _after: int, _until: int, _most: int
+    ) -> Deferred[list[Stored] | None]:
         return succeed(None)

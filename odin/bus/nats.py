@@ -1,20 +1,22 @@
 """NATS: the only importer of nats, and the only border between asyncio and Deferreds."""
 
 import asyncio
+import contextlib
 import random
 import ssl
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.interfaces import CONTROL, IBus, IReceiver, Stored
+from odin.bus.jetstream import StreamFeed
 from odin.bus.reading import FeedClient, Receive
 from odin.config import Nats
 from odin.errors import LimitExceeded, Unavailable
@@ -23,10 +25,11 @@ from odin.wire.subjects import covers, overlaps, reduced
 _PUBLISH_TIMEOUT_S: Final = 5
 _DRAIN_TIMEOUT_S: Final = 2
 _LOG_EVERY_S: Final = 30
+_WATCH_EVERY_S: Final = 1.0
+_ANSWER_S: Final = 2.5  # a broker that takes longer counts as away: told within 5 s
 
 
-async def _unused(_message: Any) -> None:
-    """Satisfies nats-py, which wants a callback."""
+T = TypeVar("T")
 
 
 @implementer(IBus)
@@ -39,7 +42,6 @@ class NatsBus(Service):
     """
 
     _log = Logger()
-    kind = "nats"
     _receiver: IReceiver
 
     def __init__(self, config: Nats, loop: asyncio.AbstractEventLoop, name: str) -> None:
@@ -49,8 +51,13 @@ class NatsBus(Service):
         self._config = config
         self._loop = loop
         self._name = name
+        self.stores = bool(config.jetstream.stream)
+        self.kind = "jetstream" if self.stores else "nats"
         self._subjects = reduced(config.subjects)
-        self._client: Client | None = None
+        self._client: FeedClient | None = None
+        self._stream: StreamFeed | None = None
+        self._missed = False  # whether the connection was lost since the feed was live
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
         self._last_error = ""
@@ -58,6 +65,12 @@ class NatsBus(Service):
 
     def attach(self, receiver: IReceiver) -> None:
         self._receiver = receiver
+        if self.stores:
+            self._stream = StreamFeed(self._config.jetstream, self._subjects, receiver)
+
+    @property
+    def lag_s(self) -> float | None:
+        return self._stream.lag_s if self._stream is not None else None
 
     def startService(self) -> None:
         super().startService()
@@ -71,9 +84,28 @@ class NatsBus(Service):
     def publish(self, subject: str, payload: bytes) -> Deferred[None]:
         return self._deferred(self._publish(subject, payload))
 
-    async def _publish(self, subject: str, payload: bytes) -> None:
+    def fetch(
+        self, patterns: frozenset[str], after: int, until: int, most: int
+    ) -> Deferred[list[Stored] | None]:
+        if self._stream is None:
+            return succeed(None)
+        return self._deferred(self._fetch(self._stream, patterns, after, until, most))
+
+    async def _fetch(
+        self, stream: StreamFeed, patterns: frozenset[str], after: int, until: int, most: int
+    ) -> list[Stored] | None:
         client = self._client
         if client is None or not client.is_connected:
+            return None
+        try:
+            return await stream.fetch(client, patterns, after, until, most)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            await self._failed(error)
+            return None
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        client = self._client
+        if client is None or not (client.is_connected and self.connected):
             raise Unavailable("the message broker cannot be reached")
         try:
             await client.publish(subject, payload)
@@ -90,13 +122,9 @@ class NatsBus(Service):
             client, closed = FeedClient(), asyncio.Event()
             self._client = client
             try:
-                await client.connect(**self._options(client, closed))
-                for position, subject in enumerate(self._subjects):
-                    client.feed[subject] = self._taker(position, subject)
-                    await client.subscribe(subject, cb=_unused)
-                await client.flush()
-                self._changed(True)
-                await closed.wait()
+                await client.connect(**self._options(closed))
+                await self._subscribe(client)
+                await self._watch(client, closed)
             except nats.errors.NoServersError:
                 self.gave_up = True
                 self._log.error(
@@ -107,7 +135,56 @@ class NatsBus(Service):
             except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
                 await self._failed(error)
             self._changed(False)
+            self._missed = True
+            if not client.is_closed:
+                await client.close()
             await asyncio.sleep(self._pause_s())
+
+    async def _subscribe(self, client: FeedClient) -> None:
+        receiver = self._receiver
+
+        def controlled(subject: str, payload: bytes, _reply: bytes, _headers: bytes) -> None:
+            receiver.controlled(subject, payload)
+
+        await client.take(f"{CONTROL}>", controlled)
+        if self._stream is None:
+            for position, subject in enumerate(self._subjects):
+                await client.take(subject, self._taker(position, subject))
+        await client.flush()
+
+    async def _watch(self, client: FeedClient, closed: asyncio.Event) -> None:
+        """Ask the broker every second whether it is there: a paused one closes no connection."""
+        stream, wake = self._stream, self._wake
+        while not closed.is_set():
+            wake.clear()
+            if client.is_connected and await self._answers(client):
+                if stream is not None and (stream.broken or not self.connected):
+                    await self._open(stream, client)
+                elif stream is None and not self.connected:
+                    self._changed(True, gap=self._missed)
+                    self._missed = False
+            else:
+                self._changed(False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), _WATCH_EVERY_S)
+        if stream is not None:
+            await stream.close()
+
+    async def _open(self, stream: StreamFeed, client: FeedClient) -> None:
+        try:
+            epoch, offset, gap = await stream.open(client)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._changed(False)
+            await self._failed(error)
+        else:
+            self._changed(True, epoch, offset, gap=gap)
+
+    async def _answers(self, client: FeedClient) -> bool:
+        try:
+            await client.flush(timeout=_ANSWER_S)
+        except (nats.errors.Error, OSError, TimeoutError):
+            return False
+        return True
 
     async def _stop(self) -> None:
         task, client = self._task, self._client
@@ -132,6 +209,8 @@ class NatsBus(Service):
         """
         received = self._receiver.received
         earlier = [each for each in self._subjects[:position] if overlaps(each, subject)]
+        if overlaps(subject, f"{CONTROL}>"):
+            earlier.append(f"{CONTROL}>")
 
         def receive(subject: str, payload: bytes, _reply: bytes, _headers: bytes) -> None:
             received(subject, payload)
@@ -144,17 +223,19 @@ class NatsBus(Service):
 
         return receive_unless_earlier if earlier else receive
 
-    def _options(self, client: Client, closed: asyncio.Event) -> dict[str, Any]:
+    def _options(self, closed: asyncio.Event) -> dict[str, Any]:
         config = self._config
 
         async def on_disconnect() -> None:
+            self._missed = True
             self._changed(False)
 
         async def on_reconnect() -> None:
-            self._changed(True)
+            self._wake.set()
 
         async def on_close() -> None:
             closed.set()
+            self._wake.set()
 
         options: dict[str, Any] = {
             "servers": [each.strip() for each in config.url.split(",") if each.strip()],
@@ -203,20 +284,23 @@ class NatsBus(Service):
         jitter_ms = random.random() * config.reconnect_jitter_ms
         return (config.reconnect_wait_ms + jitter_ms) / 1000
 
-    def _changed(self, connected: bool) -> None:
-        if connected == self.connected:
+    def _changed(
+        self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
+    ) -> None:
+        if connected == self.connected and not gap:
             return
-        self.connected = connected
-        if connected:
+        changed, self.connected = connected != self.connected, connected
+        if connected and changed:
             self.reconnects += self._was_connected
             self._was_connected = True
             self._last_error = ""
-        self._log.info(
-            "NATS {state} ({servers})",
-            state="connected" if connected else "lost",
-            servers=", ".join(server_names(self._config.url)),
-        )
-        self._receiver.status_changed(connected)
+        if changed:
+            self._log.info(
+                "NATS {state} ({servers})",
+                state="connected" if connected else "lost",
+                servers=", ".join(server_names(self._config.url)),
+            )
+        self._receiver.status_changed(connected, epoch, offset, gap=gap)
 
     async def _failed(self, error: Exception) -> None:
         """Log what went wrong, once while it stays the same."""
@@ -226,7 +310,7 @@ class NatsBus(Service):
             self._last_error, self._logged_at = text, now
             self._log.warn("NATS: {error}", error=text)
 
-    def _deferred(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+    def _deferred(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))
 
 

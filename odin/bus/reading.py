@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from twisted.logger import Logger
 
@@ -42,6 +43,10 @@ class Splitter:
         self._chunks: list[bytes] = []  # an operation that is not whole yet
         self._size = 0
         self._needed = 0
+
+    def forget(self, sid: bytes) -> None:
+        """A subscription has ended."""
+        self._receivers.pop(sid, None)
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the stream."""
@@ -123,10 +128,14 @@ class _Reader(asyncio.BufferedProtocol):
         self._stream.resume_writing()
 
 
+async def _unused(_message: Any) -> None:
+    """Satisfies nats-py, which wants a callback."""
+
+
 class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
     """A client of nats-py whose feed subscriptions are served where they are read.
 
-    `feed` maps subscribed subjects to who takes their messages; set before subscribing.
+    `feed` maps subscribed subjects to who takes their messages.
     """
 
     _odin_log = Logger()
@@ -134,6 +143,19 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
     def __init__(self) -> None:
         super().__init__()
         self.feed: dict[str, Receive] = {}
+        self._splitter: Splitter | None = None
+
+    async def take(self, subject: str, receive: Receive) -> Subscription:
+        """Subscribe; `receive` gets the messages where they are read."""
+        self.feed[subject] = receive
+        return await self.subscribe(subject, cb=_unused)
+
+    async def leave(self, subscription: Subscription) -> None:
+        """End a subscription that `take` made."""
+        self.feed.pop(subscription.subject, None)
+        if self._splitter is not None:
+            self._splitter.forget(b"%d" % subscription._id)
+        await subscription.unsubscribe()
 
     async def _read_loop(self) -> None:
         """Begin to read a new connection: once for each, reconnects too."""
@@ -145,7 +167,7 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
         reader: Any = transport._io_reader
         connection = transport._io_writer.transport
         stream = connection.get_protocol()
-        splitter = Splitter(self._receiver_of, stream.data_received)
+        splitter = self._splitter = Splitter(self._receiver_of, stream.data_received)
         connection.set_protocol(_Reader(stream, splitter))
         early = bytes(reader._buffer)  # came behind the broker's greeting
         reader._buffer.clear()
@@ -154,6 +176,12 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
     def _receiver_of(self, sid: bytes) -> Receive | None:
         subscription = self._subs.get(int(sid))
         return self.feed.get(subscription.subject) if subscription is not None else None
+
+    async def _process_pong(self) -> None:
+        """A pong that comes after `flush` gave up: nats-py's reader would end with it."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None

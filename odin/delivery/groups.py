@@ -16,9 +16,10 @@ come, go, fall behind or catch up between two slices and still gets each frame e
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
+from odin.delivery.message import Message, joined
 from odin.wire.codes import CloseCode
 
-BEHIND: Final = -1  # position: takes its frames through the ordinary write, not the sweep
+BEHIND: Final = -1  # position: takes its messages by `offer`, not by the sweep
 JOINING: Final = -2  # position: came while frames were waiting that are older than it
 ABSENT: Final = -3
 
@@ -34,10 +35,13 @@ class Recipient(Protocol):
 
     group: "Group | None"
     position: int
-    sink: Any  # what the sweep sends to; None: through `send` (while behind, or TLS)
+    sink: Any  # what the sweep sends to; None: by `offer` (while behind, or TLS)
 
     def send(self, data: bytes) -> None:
-        """Write whole frames behind everything written before."""
+        """Write whole frames behind everything written before; only with a sink."""
+
+    def offer(self, messages: list[Message]) -> None:
+        """Take messages without a sink: write them, or keep them for later."""
 
     def hold(self, data: bytes, sent: int) -> None:
         """Keep what the kernel did not take of `data`; the recipient is behind from now on."""
@@ -50,7 +54,7 @@ class Group:
     """The recipients of one set of patterns, and the frames on their way to them."""
 
     __slots__ = (
-        "_joining", "behind", "cursor", "frames", "members", "patterns", "pending", "sending",
+        "_joining", "batch", "behind", "cursor", "members", "patterns", "pending", "sending",
         "sinks",
     )  # fmt: skip
 
@@ -59,9 +63,9 @@ class Group:
         self.members: list[Recipient] = []
         self.sinks: list[Any] = []  # parallel to members
         self.behind: dict[Recipient, None] = {}
-        self.pending: list[bytes] = []  # frames of the next batch
-        self.sending: bytes | None = None  # the batch that is going out, joined
-        self.frames = 0  # how many frames `sending` is
+        self.pending: list[Message] = []  # the next batch
+        self.batch: list[Message] = []  # the one that is going out
+        self.sending: bytes | None = None  # its frames, joined
         self.cursor = 0
         self._joining: dict[Recipient, int] = {}  # -> how many of `pending` are older than it
 
@@ -83,7 +87,7 @@ class Group:
 
     def remove(self, recipient: Recipient, *, settle: bool) -> None:
         """Let a recipient go; with `settle` it first gets what was published until now."""
-        owed = self._owed(recipient) if settle else b""
+        owed = self._owed(recipient) if settle else []
         position = recipient.position
         if position == BEHIND:
             del self.behind[recipient]
@@ -94,7 +98,7 @@ class Group:
         recipient.group = None
         recipient.position = ABSENT
         if owed:
-            recipient.send(owed)
+            _give(recipient, owed)
 
     def fell_behind(self, recipient: Recipient) -> None:
         """The recipient's `sink` became None: from now on it gets its frames by `send`."""
@@ -106,8 +110,7 @@ class Group:
         recipient.position = BEHIND
         self.behind[recipient] = None
         if unsent:
-            assert self.sending is not None
-            recipient.send(self.sending)
+            recipient.offer(self.batch)
 
     def caught_up(self, recipient: Recipient) -> None:
         """The recipient's `sink` is there again: it takes part in the sweep."""
@@ -131,38 +134,37 @@ class Group:
                 for recipient, sent in [(members[index], sent) for index, sent in stuck]:
                     recipient.hold(data, sent)
             if clock() >= deadline and self.cursor < len(members):
-                return written * self.frames
+                return written * len(self.batch)
         self.sending = None
-        return written * self.frames
+        return written * len(self.batch)
 
     def _begin(self) -> int:
         """Make one batch of what is pending; newcomers and those behind get theirs at once."""
-        frames = self.pending
-        if not frames:
+        batch = self.pending
+        if not batch:
             return 0
         joining = self._joining
         self.pending, self._joining = [], {}
-        self.frames = len(frames)
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        self.sending, self.cursor = data, 0
+        self.batch = batch
+        self.sending = batch[0].frame if len(batch) == 1 else joined(batch)
+        self.cursor = 0
         behind = list(self.behind)
         for recipient in joining:
             self._place(recipient)
         for recipient, older in joining.items():
-            if older < len(frames):
-                recipient.send(b"".join(frames[older:]))
+            if older < len(batch):
+                _give(recipient, batch[older:])
         for recipient in behind:
-            recipient.send(data)
+            recipient.offer(batch)
         return len(behind)
 
-    def _owed(self, recipient: Recipient) -> bytes:
+    def _owed(self, recipient: Recipient) -> list[Message]:
         position = recipient.position
         if position == JOINING:
-            return b"".join(self.pending[self._joining[recipient] :])
-        owed = b"".join(self.pending)
+            return self.pending[self._joining[recipient] :]
         if self.sending is not None and position >= self.cursor:
-            return self.sending + owed
-        return owed
+            return self.batch + self.pending
+        return list(self.pending)
 
     def _place(self, recipient: Recipient) -> None:
         if recipient.sink is None:
@@ -199,6 +201,13 @@ class Group:
         sinks[one], sinks[two] = sinks[two], sinks[one]
         members[one].position = one
         members[two].position = two
+
+
+def _give(recipient: Recipient, messages: list[Message]) -> None:
+    if recipient.sink is None:
+        recipient.offer(messages)
+    else:
+        recipient.send(joined(messages))
 
 
 class _Node:

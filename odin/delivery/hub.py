@@ -8,6 +8,7 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from odin.delivery.groups import Clock, Group, Groups, Recipient, Sweep
+from odin.delivery.message import Message, notice
 
 # How long one turn may send before pings, handshakes and other reads get theirs.
 SLICE_S: Final = 0.002
@@ -64,20 +65,25 @@ class Hub(Service):
             self.sessions -= 1
             self.groups.leave(session)
 
-    def resubscribe(self, session: Recipient, patterns: frozenset[str]) -> None:
-        """Exchange a session's patterns; what was published before still goes by the old ones."""
-        if session.group is None or session.group.patterns == patterns:
+    def resubscribe(
+        self, session: Recipient, patterns: frozenset[str], *, settle: bool = True
+    ) -> None:
+        """Exchange a session's patterns; what was published before still goes by the old ones.
+
+        Without `settle` it does not go at all: the caller replays it.
+        """
+        if session.group is None or (settle and session.group.patterns == patterns):
             return
-        self.groups.leave(session, settle=True)
+        self.groups.leave(session, settle=settle)
         self.groups.join(session, patterns)
 
-    def deliver(self, channel: str, frame: bytes, arrived: float) -> None:
-        """Send one encoded message to everybody subscribed to `channel`.
+    def deliver(self, message: Message, arrived: float) -> None:
+        """Send one encoded message to everybody subscribed to its channel.
 
         `arrived`: when the bus had it, on this hub's clock. Cost: one look-up, and one append per
         group; the sending happens at the end of the turn.
         """
-        route = self.groups.route(channel)
+        route = self.groups.route(message.channel)
         if not route:
             return
         if self._oldest is None:
@@ -85,15 +91,16 @@ class Hub(Service):
         for group in route:
             if not group.pending:
                 self._next.append(group)
-            group.pending.append(frame)
+            group.pending.append(message)
         self._schedule()
 
     def notify(self, frame: bytes) -> None:
         """Send a notice to every session, whatever it is subscribed to, in order with the feed."""
+        message = notice(frame)
         for group in self.groups:
             if not group.pending:
                 self._next.append(group)
-            group.pending.append(frame)
+            group.pending.append(message)
         self._schedule()
 
     def flush(self) -> None:

@@ -38,11 +38,12 @@ class Gateway(Service):
         host: str,
         port: int | None,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
+        send_buffer: int,
         stop_timeout_s: float,
         listening: Callable[[bool], None],
     ) -> None:
-        """`port`: None to listen at the (description, endpoint) pairs only.
-        `listening` is told when the ports open and close."""
+        """`port`: None to listen at the (description, endpoint) pairs only. `send_buffer`: see
+        transport.Port. `listening` is told when the ports open and close."""
         self.port: Port | None = None
         self._reactor = reactor
         self._factory = factory
@@ -50,6 +51,7 @@ class Gateway(Service):
         self._transport = transport
         self._host = host
         self._number = port
+        self._send_buffer = send_buffer
         self._endpoints = endpoints
         self._others: list[IListeningPort] = []
         self._stop_timeout_s = stop_timeout_s
@@ -70,6 +72,7 @@ class Gateway(Service):
     def _listen(self, number: int) -> None:
         port = Port(number, self._factory, _BACKLOG, self._host, self._reactor)
         port.transport = self._transport
+        port.send_buffer = self._send_buffer
         port.startListening()
         self.port = port
         self._log.info("Odin listens on {host}:{port}", host=self._host, port=port.getHost().port)

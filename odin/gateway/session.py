@@ -1,15 +1,16 @@
 """One client's conversation, no I/O: requests in, replies and notices out."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin import __version__
 from odin.access.limits import RateLimit
 from odin.access.tokens import ANONYMOUS, Identity, TokenVerifier
-from odin.delivery.groups import ABSENT, Group
+from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
 from odin.errors import (
     BadChannel,
@@ -20,6 +21,7 @@ from odin.errors import (
     RequestError,
     Unauthorized,
 )
+from odin.gateway.outflow import Outflow, Outlet
 from odin.wire.codes import CloseCode, close_reason
 from odin.wire.frames import text_frame
 from odin.wire.messages import (
@@ -50,9 +52,6 @@ from odin.wire.messages import (
 )
 from odin.wire.subjects import EVERYTHING, is_pattern, is_subject, permitted
 
-if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-
 _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
 _GRACE_S: Final = 25  # and time after it to refresh, before 4401
@@ -60,19 +59,6 @@ _OFFENCE_WINDOW_S: Final = 10
 _MALFORMED_LIMIT: Final = 5  # in the window, then 1008
 _REFUSED_LIMIT: Final = 20  # rate-limit refusals in the window, then 4429
 _MIN_NAMES_PER_REQUEST: Final = 1024
-
-
-class Outlet(Protocol):
-    """The connection of a session."""
-
-    def write(self, data: bytes) -> None:
-        """Write whole frames, in order."""
-
-    def hold(self, data: bytes, sent: int) -> None:
-        """Keep what a direct send left over."""
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Begin the closing handshake; nothing but the close frame is written from now on."""
 
 
 class Publisher(Protocol):
@@ -85,6 +71,16 @@ class Publisher(Protocol):
     def publish(self, subject: str, payload: bytes) -> "Deferred[None]": ...
 
 
+class Replays(Protocol):
+    """Where a client's missed messages come from."""
+
+    def replay(
+        self, patterns: frozenset[str], epoch: str, offset: int
+    ) -> "Replay | Deferred[Replay | None] | None": ...
+
+    def snapshot(self, patterns: frozenset[str]) -> Iterable[bytes]: ...
+
+
 class Context:
     """What all sessions of a server share."""
 
@@ -93,25 +89,30 @@ class Context:
         *,
         hub: Hub,
         bridge: Publisher,
+        replays: Replays,
         verifier: TokenVerifier,
         rate: RateLimit,
         node: str,
         heartbeat_interval_ms: int,
         max_message_bytes: int,
         max_channels: int,
+        max_pending: int,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         auth_failed: Callable[[str], None],
     ) -> None:
-        """`max_channels`: subscriptions per client, 0 = any number. Clocks in seconds."""
+        """`max_channels`: subscriptions per client, 0 = any number. `max_pending`: bytes that
+        may wait for one. Clocks in seconds."""
         self.hub = hub
         self.bridge = bridge
+        self.replays = replays
         self.verifier = verifier
         self.rate = rate
         self.node = node
         self.heartbeat_interval_ms = heartbeat_interval_ms
         self.max_message_bytes = max_message_bytes
         self.max_channels = max_channels
+        self.max_pending = max_pending
         self.monotonic = monotonic
         self.wall = wall
         self.auth_failed = auth_failed
@@ -119,6 +120,8 @@ class Context:
         self.opened = 0  # sessions so far; numbers the client ids
         self.received = 0  # messages from clients
         self.replied = 0  # messages to single clients
+        self.conflated = 0
+        self.dropped = 0
         self._nonces = 0
 
     def nonce(self) -> str:
@@ -130,7 +133,7 @@ class Context:
         return int(self.wall() * 1000)
 
 
-class Session:
+class Session(Outflow):
     """A client from its open to its close.
 
     After `open` the hub sends to it (it is a Recipient) until `end`, which must be called exactly
@@ -138,19 +141,15 @@ class Session:
     """
 
     __slots__ = (
-        "_context", "_explicit", "_offences", "_tat", "_warned", "group", "identity", "number",
-        "opened_at", "outlet", "position", "sink",
+        "_context", "_explicit", "_offences", "_tat", "_warned", "identity", "number", "opened_at",
     )  # fmt: skip
 
     _log = Logger()
 
     def __init__(self, context: Context, identity: Identity = ANONYMOUS) -> None:
+        super().__init__(context)
         self._context = context
         self.identity = identity
-        self.outlet: Outlet | None = None
-        self.group: Group | None = None
-        self.position = ABSENT
-        self.sink: Any = None
         self.number = 0
         self.opened_at = 0.0
         self._tat = 0.0
@@ -197,7 +196,7 @@ class Session:
     def end(self) -> None:
         """Leave the hub; no more is sent to this client."""
         self._context.hub.unregister(self)
-        self.outlet = self.sink = None
+        self.detach()
 
     def received(self, text: bytes) -> None:
         """One whole text message of the client, valid UTF-8, within the size limit."""
@@ -223,31 +222,6 @@ class Session:
     def control_frame(self) -> None:
         """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
         self._take_token()
-
-    def send(self, data: bytes) -> None:
-        if self.outlet is not None:
-            self.outlet.write(data)
-
-    def hold(self, data: bytes, sent: int) -> None:
-        if self.outlet is not None:
-            self.outlet.hold(data, sent)
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Begin the closing handshake; the feed ends here."""
-        if self.outlet is not None:
-            self.outlet.close(code, reason)
-
-    def fell_behind(self) -> None:
-        """The socket is full: from now on everything waits in order behind it."""
-        self.sink = None
-        if self.group is not None:
-            self.group.fell_behind(self)
-
-    def caught_up(self, sink: Any) -> None:
-        """The socket took all that waited."""
-        self.sink = sink
-        if self.group is not None:
-            self.group.caught_up(self)
 
     def token_event(self) -> float | None:
         """Warn before the token ends, close after its grace; seconds until there is more to do."""
@@ -292,14 +266,59 @@ class Session:
             uptime=int((context.monotonic() - context.started) * 1000),
         )
 
-    def _subscribe(self, request: Subscribe) -> Reply:
+    def _subscribe(self, request: Subscribe) -> None:
         self._check_number_of_names(request.data.channels)
+        subscribed, rejected = self._sorted(request.data.channels)
+        recover = request.data.recover
+        found = None
+        if subscribed and recover is not None:
+            patterns = self._explicit_patterns().union(subscribed)
+            found = self._context.replays.replay(patterns, recover.epoch, recover.offset)
+        if isinstance(found, Deferred):
+            found.addCallback(self._subscribed, request, subscribed, rejected)
+            found.addErrback(lambda failure: self._failed("recovering", failure, request.id))
+        else:
+            self._subscribed(found, request, subscribed, rejected)
+
+    def _subscribed(
+        self,
+        replay: Replay | None,
+        request: Subscribe,
+        subscribed: list[str],
+        rejected: list[Rejection],
+    ) -> None:
+        """Acknowledge; then the snapshot, then what was missed, then the feed goes on."""
+        if self.outlet is None:
+            return  # gone, while the broker was asked
         context = self._context
-        current = self.group.patterns if self.group is not None and self._explicit else _NOTHING
-        wanted = set(current)
+        wanted = self._explicit_patterns().union(subscribed)
+        if subscribed:
+            self._explicit = True
+            if replay is not None:
+                self.forget_waiting()
+            context.hub.resubscribe(self, wanted, settle=replay is None)
+        self._reply(
+            SubscriptionAck(
+                id=request.id,
+                subscribed=subscribed,
+                rejected=rejected,
+                count=len(wanted),
+                epoch=context.bridge.epoch,
+                offset=context.bridge.offset,
+                recovered=None if request.data.recover is None else replay is not None,
+            )
+        )
+        if request.data.snapshot and subscribed:
+            self.play(context.replays.snapshot(frozenset(subscribed)))
+        if replay is not None:
+            self.play(replay.chunks)
+
+    def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
+        """(channels to subscribe to, refusals of the others)."""
+        wanted = set(self._explicit_patterns())
         subscribed: dict[str, None] = {}
         rejected = []
-        for channel in request.data.channels:
+        for channel in channels:
             try:
                 self._check_channel(channel, 0 if channel in wanted else len(wanted) + 1)
             except RequestError as error:
@@ -309,17 +328,11 @@ class Session:
             else:
                 wanted.add(channel)
                 subscribed[channel] = None
-        if subscribed:
-            self._explicit = True
-            context.hub.resubscribe(self, frozenset(wanted))
-        return SubscriptionAck(
-            id=request.id,
-            subscribed=list(subscribed),
-            rejected=rejected,
-            count=len(wanted),
-            epoch=context.bridge.epoch,
-            offset=context.bridge.offset,
-        )
+        return list(subscribed), rejected
+
+    def _explicit_patterns(self) -> frozenset[str]:
+        """What it subscribed to itself; the first subscription replaces the default."""
+        return self.group.patterns if self.group is not None and self._explicit else _NOTHING
 
     def _unsubscribe(self, request: Unsubscribe) -> Reply:
         self._check_number_of_names(request.data.channels)
@@ -361,15 +374,15 @@ class Session:
         done = self._context.bridge.publish(request.channel, bytes(request.data))
         done.addCallbacks(
             lambda _: self._reply(PublishAck(id=request.id)),
-            lambda failure: self._publish_failed(failure, request.id),
+            lambda failure: self._failed("publishing", failure, request.id),
         )
 
-    def _publish_failed(self, failure: Failure, request_id: int | str | None) -> None:
+    def _failed(self, what: str, failure: Failure, request_id: int | str | None) -> None:
         error = failure.value
         if isinstance(error, RequestError):
             self._refuse(error, request_id)
         else:
-            self._log.failure("publishing failed", failure)
+            self._log.failure("{what} failed", failure, what=what)
             self._refuse(RequestError("the server failed"), request_id)
 
     def _check_number_of_names(self, channels: list[str]) -> None:
@@ -419,7 +432,7 @@ class Session:
     def _reply(self, message: Reply) -> None:
         if self.outlet is not None:
             self._context.replied += 1
-            self.outlet.write(text_frame(encode(message)))
+            self.tell(text_frame(encode(message)))
 
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))

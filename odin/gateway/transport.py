@@ -247,10 +247,18 @@ def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 
 
 class Port(tcp.Port):
-    """A listening port whose connections are `transport`s, a subclass of Transport."""
+    """A listening port whose connections are `transport`s, a subclass of Transport.
+
+    `send_buffer`: bytes that the kernel may hold for one connection (SO_SNDBUF; it counts twice
+    that, with its own overhead), 0 for its own choice, which grows to megabytes.
+    """
+
+    send_buffer = 0
 
     def createInternetSocket(self) -> socket.socket:
-        """TCP_NODELAY is inherited by every connection, and costs nothing there."""
+        """Options that every connection inherits, and that cost nothing there."""
         listener = cast("socket.socket", super().createInternetSocket())
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
         return listener

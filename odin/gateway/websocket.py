@@ -139,6 +139,10 @@ class OdinProtocol(OpeningProtocol):
             data, self._answer = self._answer + data, b""
         self.transport.write(data)
 
+    @property
+    def behind(self) -> bool:
+        return bool(self.transport.behind)
+
     def hold(self, data: bytes, sent: int) -> None:
         self.transport.hold(data, sent)
 

@@ -19,3 +19,9 @@ def text_frame(payload: bytes) -> bytes:
     if length < 0x10000:
         return b"\x81\x7e" + length.to_bytes(2, "big") + payload
     return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What is in a frame that `text_frame` made."""
+    length = frame[1]
+    return frame[2 if length < 126 else 4 if length == 126 else 10 :]

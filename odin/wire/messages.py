@@ -7,9 +7,11 @@ reply echoes):
     <- {"type":"pong","timestamp":ms,"nonce","originalTimestamp","clientId"}
     -> {"type":"heartbeat"}
     <- {"type":"heartbeat","timestamp","nonce","serverTime","uptime"}          uptime in ms
-    -> {"type":"subscribe","data":{"channels":[pattern, ..]}}
+    -> {"type":"subscribe","data":{"channels":[pattern, ..],"snapshot":true?,
+        "recover":{"epoch","offset"}?}}
     <- {"type":"subscription_ack","subscribed":[..],"rejected":[{"channel","code","message"}],
-        "count","epoch","offset"}
+        "count","epoch","offset","recovered":true|false?}
+       then the last message of each channel with "snapshot":true, then what was missed
     -> {"type":"unsubscribe","data":{"channels":[..]}}
     <- {"type":"unsubscription_ack","unsubscribed":[..],"count"}
     -> {"type":"subscriptions"}
@@ -24,7 +26,8 @@ Server to client, unasked:
 
     <- {"type":"connectionEstablished", ..}                                    on open
     <- {"channel","offset", <the publisher's members as they came>}            feed
-    <- {"type":"feedStatus","status":"live"|"stale"}                           broker lost, back
+    <- {"type":"feedStatus","status":"live"|"stale","epoch"?,"offset"?}        broker lost, back
+    <- {"type":"conflated","channels","skipped","from","to"}                   you were slow
     <- {"type":"tokenExpiring","expiresAt"}                                    then close 4401
 
 Times are milliseconds since 1970, except `expiresAt` (seconds, as `exp` in the token).
@@ -57,12 +60,25 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, gc=False):
     pass
 
 
+class Position(msgspec.Struct, frozen=True):
+    """The last that a client has of the feed."""
+
+    epoch: Annotated[str, msgspec.Meta(max_length=64)]
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Channels(msgspec.Struct, frozen=True):
     channels: list[str]
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    channels: list[str]
+    snapshot: bool = False
+    recover: Position | None = None
+
+
 class Subscribe(Request, tag="subscribe", frozen=True, kw_only=True):
-    data: Channels
+    data: Wanted
 
 
 class Unsubscribe(Request, tag="unsubscribe", frozen=True, kw_only=True):
@@ -187,6 +203,7 @@ class SubscriptionAck(Reply, tag="subscription_ack", frozen=True, kw_only=True):
     count: int
     epoch: str
     offset: int
+    recovered: bool | None = None
 
 
 class UnsubscriptionAck(Reply, tag="unsubscription_ack", frozen=True, kw_only=True):
@@ -216,6 +233,15 @@ class Error(Reply, tag="error", frozen=True, kw_only=True, gc=False):
 
 class FeedStatus(Reply, tag="feedStatus", frozen=True, kw_only=True, gc=False):
     status: str
+    epoch: str | None = None  # with live: where the feed goes on
+    offset: int | None = None
+
+
+class Conflated(Reply, tag="conflated", frozen=True, kw_only=True, gc=False):
+    channels: int
+    skipped: int
+    from_: int = msgspec.field(name="from")
+    to: int
 
 
 class TokenExpiring(Reply, tag="tokenExpiring", frozen=True, kw_only=True, gc=False):
@@ -255,6 +281,22 @@ def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
     return None, True
 
 
+class _Timed(msgspec.Struct, gc=False):
+    timestamp: Any = None
+
+
+_decode_timed = msgspec.json.Decoder(_Timed).decode
+
+
+def feed_timestamp(message: bytes) -> float | None:
+    """The `timestamp` of a feed message, milliseconds since 1970, if it has one."""
+    try:
+        value = _decode_timed(message).timestamp
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, int | float) and 0 < value < 1e14 else None
+
+
 def _check(payload: bytes) -> None:
     """Look at all of a payload that is no object, or has an odd nonce; rare. Raises: NotJSON.
 
@@ -283,3 +325,9 @@ def feed_message(prefix: bytes, offset: int, payload: bytes, is_object: bool) ->
     if members.lstrip() == b"}":
         return b"%b%d}" % (prefix, offset)
     return b"%b%d,%b" % (prefix, offset, members)
+
+
+def snapshot_message(channel: str, offset: int, message: bytes) -> bytes:
+    """A feed message marked as the last of its channel, not a new one."""
+    at = len(feed_prefix(channel)) + len(b"%d" % offset)
+    return b'%b,"snapshot":true%b' % (message[:at], message[at:])

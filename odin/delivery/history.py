@@ -1,0 +1,206 @@
+"""What was sent: a ring of the last messages, and the last message of each channel.
+
+The ring holds every message of the feed whose offset is above `floor`, up to `head`; a client that
+missed some gets exactly those, or an honest no. Frames are the ones that went out: a replay is
+joined once for all clients that ask for the same.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from odin.delivery.message import Message, chunked
+from odin.wire.frames import payload_of, text_frame
+from odin.wire.messages import snapshot_message
+from odin.wire.subjects import EVERYTHING, covers
+
+_SHARED_FOR_S: Final = 5.0  # how long replays are kept for the next who asks for the same
+_SHARED_BYTES: Final = 32 << 20
+_MAX_MEMO: Final = 65_536
+_COMPACT_AT: Final = 1024
+
+
+class Bounds(NamedTuple):
+    """What the history may hold."""
+
+    messages: int
+    size: int  # bytes
+    age_s: float
+    channels: int  # with a last value
+    channels_size: int
+
+
+class Replay(NamedTuple):
+    """Frames of so many `messages` up to offset `head`, in chunks for one send each."""
+
+    chunks: tuple[bytes, ...]
+    messages: int
+    head: int
+
+
+class History:
+    """The messages of one numbering. Offsets grow; there may be gaps between them."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.floor = self.head = 0
+        self.size = 0  # bytes of the frames in the ring
+        self.last_size = 0  # and of the last values
+        self._bounds = bounds
+        self._ring: list[Message] = []
+        self._times: list[float] = []  # parallel to the ring
+        self._first = 0  # index of the oldest message that still counts
+        self._last: dict[str, Message] = {}  # by channel, the least recently changed first
+        self._snapshots: dict[str, Message] = {}
+        self._replays: dict[tuple[frozenset[str], int], Replay] = {}
+        self._replayed_at = 0.0
+        self._replay_bytes = 0
+        self._memos: dict[frozenset[str], dict[str, bool]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ring) - self._first
+
+    @property
+    def held(self) -> int:
+        """All that is held, in bytes of frames (last values may be in the ring, too)."""
+        return self.size + self.last_size + self._replay_bytes
+
+    @property
+    def last(self) -> Message | None:
+        """The newest message."""
+        return self._ring[-1] if len(self) else None
+
+    def begin(self, offset: int) -> None:
+        """A new numbering: forget everything; the next message comes after `offset`."""
+        self.floor = self.head = offset
+        self.size = self.last_size = self._first = 0
+        self._ring, self._times = [], []
+        self._last.clear()
+        self._snapshots.clear()
+        self._forget_replays()
+
+    def add(self, message: Message, now: float) -> None:
+        """Remember a message that is sent now. `now`: seconds, monotonic."""
+        self.remember(message)
+        self._ring.append(message)
+        self._times.append(now)
+        self.head = message.offset
+        self.size += len(message.frame)
+        if self._replays and now - self._replayed_at > _SHARED_FOR_S:
+            self._forget_replays()
+        bounds, first = self._bounds, self._first
+        if (
+            self.size > bounds.size
+            or len(self._ring) - first > bounds.messages
+            or self._times[first] < now - bounds.age_s
+        ):
+            self._evict(now)
+
+    def remember(self, message: Message) -> None:
+        """Keep a message as the last of its channel, without a place in the ring."""
+        last, channel = self._last, message.channel
+        older = last.pop(channel, None)
+        last[channel] = message
+        self.last_size += len(message.frame) - (len(older.frame) if older is not None else 0)
+        bounds = self._bounds
+        while last and (len(last) > bounds.channels or self.last_size > bounds.channels_size):
+            gone = last.pop(next(iter(last)))
+            self._snapshots.pop(gone.channel, None)
+            self.last_size -= len(gone.frame)
+
+    def covers(self, offset: int) -> bool:
+        """Whether everything after `offset` is here."""
+        return self.floor <= offset <= self.head
+
+    def replay(self, patterns: frozenset[str], offset: int, most: int, now: float) -> Replay | None:
+        """The messages on `patterns` after `offset`; None if they are not all here, or too many."""
+        if not self.covers(offset):
+            return None
+        key = (patterns, offset)
+        known = self._replays.get(key, Replay((), 0, offset))
+        if known.head < self.head:
+            start = bisect_right(self._ring, known.head, lo=self._first, key=_offset)
+            wanted = self.matcher(patterns)
+            frames = [each.frame for each in self._ring[start:] if wanted(each.channel)]
+            known = Replay(chunked(known.chunks, frames), known.messages + len(frames), self.head)
+        if known.messages > most:
+            return None
+        self._share(key, known, now)
+        return known
+
+    def snapshot(self, patterns: frozenset[str]) -> tuple[bytes, ...]:
+        """The last message of each channel on `patterns`, marked, the oldest first; in chunks."""
+        wanted = self.matcher(patterns)
+        frames = [
+            self._snapshot_of(message).frame
+            for channel, message in self._last.items()
+            if wanted(channel)
+        ]
+        return chunked((), frames)
+
+    def matcher(self, patterns: frozenset[str]) -> Callable[[str], bool]:
+        """Whether a channel is on one of `patterns`; remembers its answers."""
+        if EVERYTHING in patterns:
+            return _always
+        memo = self._memos.get(patterns)
+        if memo is None or len(memo) > _MAX_MEMO:
+            if len(self._memos) >= 256:
+                self._memos.clear()
+            memo = self._memos[patterns] = {}
+        answers = memo
+
+        def matches(channel: str) -> bool:
+            answer = answers.get(channel)
+            if answer is None:
+                answer = answers[channel] = any(covers(each, channel) for each in patterns)
+            return answer
+
+        return matches
+
+    def _snapshot_of(self, message: Message) -> Message:
+        made = self._snapshots.get(message.channel)
+        if made is None or made.offset != message.offset:
+            payload = payload_of(message.frame)
+            frame = text_frame(snapshot_message(message.channel, message.offset, payload))
+            made = self._snapshots[message.channel] = Message(
+                message.channel, message.offset, frame
+            )
+        return made
+
+    def _share(self, key: tuple[frozenset[str], int], replay: Replay, now: float) -> None:
+        replays = self._replays
+        old = replays.pop(key, None)
+        if old is not None:
+            self._replay_bytes -= sum(map(len, old.chunks))
+        replays[key] = replay
+        self._replayed_at = now
+        self._replay_bytes += sum(map(len, replay.chunks))
+        while self._replay_bytes > _SHARED_BYTES and len(replays) > 1:
+            gone = replays.pop(next(iter(replays)))
+            self._replay_bytes -= sum(map(len, gone.chunks))
+
+    def _forget_replays(self) -> None:
+        self._replays.clear()
+        self._replay_bytes = 0
+
+    def _evict(self, now: float) -> None:
+        bounds, ring, times = self._bounds, self._ring, self._times
+        first, end = self._first, len(ring)
+        oldest = now - bounds.age_s
+        while first < end and (
+            self.size > bounds.size or end - first > bounds.messages or times[first] < oldest
+        ):
+            self.size -= len(ring[first].frame)
+            self.floor = ring[first].offset
+            first += 1
+        if first > _COMPACT_AT and first > end // 2:
+            del ring[:first], times[:first]
+            first = 0
+        self._first = first
+
+
+def _offset(message: Message) -> int:
+    return message.offset
+
+
+def _always(_channel: str) -> bool:
+    return True

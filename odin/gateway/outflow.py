@@ -1,0 +1,140 @@
+"""The way of a client's messages out: at once, or behind what waits for it already."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from odin.delivery.backlog import Backlog
+from odin.delivery.groups import ABSENT, Group
+from odin.delivery.message import Message, joined
+from odin.wire.codes import CloseCode
+
+
+class Outlet(Protocol):
+    """The connection of a client."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether bytes wait for the kernel to take them."""
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames, in order."""
+
+    def hold(self, data: bytes, sent: int) -> None:
+        """Keep what a direct send left over."""
+
+    def overflowed(self, pending: int) -> None:
+        """More waits for this client than may."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; nothing but the close frame is written from now on."""
+
+
+class Tally(Protocol):
+    """What all clients of a server have in common here."""
+
+    max_pending: int  # bytes that may wait for one client
+    conflated: int  # messages replaced by newer ones
+    dropped: int  # messages that waited for clients which were let go
+
+
+class Outflow:
+    """A client as the hub sees it (groups.Recipient).
+
+    While the kernel takes everything there is no backlog and the hub sends to `sink` directly.
+    Once it does not, what it left over waits in the transport, and everything after that in a
+    backlog, from which the transport is filled again whenever it is empty.
+    """
+
+    __slots__ = ("_backlog", "_tally", "group", "outlet", "position", "sink")
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._backlog: Backlog | None = None
+        self.group: Group | None = None
+        self.outlet: Outlet | None = None
+        self.position = ABSENT
+        self.sink: Any = None
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; the feed ends here."""
+        if self.outlet is not None:
+            self.outlet.close(code, reason)
+
+    def detach(self) -> None:
+        """The connection is over: nothing is sent any more."""
+        if self._backlog is not None:
+            self._tally.dropped += len(self._backlog)
+            self._backlog = None
+        self.outlet = self.sink = None
+
+    # -- from the hub
+
+    def send(self, data: bytes) -> None:
+        if self.outlet is not None:
+            self.outlet.write(data)
+
+    def hold(self, data: bytes, sent: int) -> None:
+        if self.outlet is not None:
+            self.outlet.hold(data, sent)
+
+    def offer(self, messages: list[Message]) -> None:
+        backlog = self._backlog
+        if backlog is None:
+            self.send(joined(messages))
+            return
+        self._tally.conflated += backlog.add(messages)
+        self._check(backlog)
+
+    # -- from the transport
+
+    def fell_behind(self) -> None:
+        """The kernel's buffer is full: from now on everything waits in order behind it."""
+        self.sink = None
+        if self._backlog is None:
+            self._backlog = Backlog()
+        if self.group is not None:
+            self.group.fell_behind(self)
+
+    def caught_up(self, sink: Any) -> None:
+        """The kernel took all that the transport held."""
+        self._drain()
+        if self._backlog is None and self.outlet is not None:
+            self.sink = sink
+            if self.group is not None:
+                self.group.caught_up(self)
+
+    # -- from the conversation
+
+    def tell(self, frame: bytes) -> None:
+        """A frame for this client alone, behind everything before it."""
+        if self._backlog is not None:
+            self._backlog.append(frame)
+            self._check(self._backlog)
+        else:
+            self.send(frame)
+
+    def play(self, chunks: Iterable[bytes]) -> None:
+        """Whole frames, more than a transport should hold at a time; behind everything before."""
+        if self._backlog is not None:
+            self._backlog.extend(chunks)
+            return
+        self._backlog = Backlog()
+        self._backlog.extend(chunks)
+        self._drain()
+
+    def forget_waiting(self) -> None:
+        """Drop the feed messages that wait: they are replayed."""
+        if self._backlog is not None:
+            self._backlog.forget_feed()
+
+    def _drain(self) -> None:
+        """Write from the backlog until the kernel takes no more, or it is empty."""
+        while self._backlog and self.outlet is not None:
+            self.outlet.write(self._backlog.take())
+            if self.outlet is None or self.outlet.behind:
+                return
+        self._backlog = None
+
+    def _check(self, backlog: Backlog) -> None:
+        if backlog.size > self._tally.max_pending and self.outlet is not None:
+            self.outlet.overflowed(backlog.size)
