@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PORT ?= 3002
 ARGS ?=
 CASES ?= *
+MINUTES ?= 5
 
-.PHONY: run dev test fmt lint types coverage bench bench-quick compliance build docker docs clean help
+.PHONY: run dev test fmt lint types coverage bench bench-quick compliance soak build docker docs clean help
 
 help:           ## what can be made
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -56,6 +57,9 @@ bench: $(VENV)/.test ## Odin beside a straightforward Autobahn server: figures a
 
 bench-quick: $(VENV)/.test ## the same, small: under three minutes
 	$(BIN)/python -m benchmarks --quick --out bench-results
+
+soak: $(VENV)/.test ## chaos for MINUTES: brokers and servers die, clients stall, nothing is lost
+	$(BIN)/python -m tests.integration.chaos --seconds $$(( $(MINUTES) * 60 ))
 
 compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'

@@ -64,4 +64,5 @@ class IBus(Interface):
         """The stored messages on `patterns` with offsets above `after`, up to `until`.
 
         None if they are not all there any more, are more than `most`, or nothing is stored.
+        Fails with Unavailable when the broker is away.
         """

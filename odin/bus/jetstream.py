@@ -213,7 +213,7 @@ class StreamFeed:
                 await asyncio.wait_for(done, REQUEST_TIMEOUT_S)
         finally:
             await consumer.stop()
-        return None if len(found) > most or consumer.broken else found
+        return None if len(found) > most else found
 
     async def _stream(self, client: FeedClient) -> StreamInfo:
         manager = client.jetstream(timeout=REQUEST_TIMEOUT_S)

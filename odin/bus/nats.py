@@ -96,12 +96,12 @@ class NatsBus(Service):
     ) -> list[Stored] | None:
         client = self._client
         if client is None or not client.is_connected:
-            return None
+            raise Unavailable("the message broker cannot be reached")
         try:
             return await stream.fetch(client, patterns, after, until, most)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             await self._failed(error)
-            return None
+            raise Unavailable("the message broker does not answer") from None
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         client = self._client

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from odin.bus.interfaces import Stored
 
-_START_S: Final = 10.0  # for the bus to be read, after a start
+_WAIT_S: Final = 15.0  # for a bus that starts, or is away: what was missed is there still
 _AHEAD_S: Final = 1.0  # for a message that another node had before this one
 _LOOK_EVERY_S: Final = 0.02
-_MAX_FETCHES: Final = 16  # different ones under way at the broker
+_MAX_FETCHES: Final = 16  # different ones under way at the broker; more have to wait
 
 
 class Meter(Protocol):
@@ -27,12 +27,18 @@ class Meter(Protocol):
     def recovery(self, result: str, source: str) -> None: ...
 
 
-class _Waiting(NamedTuple):
+class _Wish(NamedTuple):
+    """What one client asks for, and until when it may take."""
+
     patterns: frozenset[str]
     epoch: str
     offset: int
     until: float
     answer: "Deferred[Replay | None]"
+
+
+class _NotYet(Exception):
+    """The answer has to wait for the bus."""
 
 
 class Recovery:
@@ -47,72 +53,79 @@ class Recovery:
         self._most = most
         self._clock = clock
         self._meter = meter
-        self._waiting: list[_Waiting] = []
-        self._fetches: dict[tuple[frozenset[str], int], list[Deferred[Replay | None]]] = {}
+        self._waiting: list[_Wish] = []  # for the bus
+        self._fetches: dict[tuple[frozenset[str], int], list[_Wish]] = {}
 
     def replay(
         self, patterns: frozenset[str], epoch: str, offset: int
     ) -> "Replay | Deferred[Replay | None] | None":
         """What was sent on `patterns` after `offset`, up to the moment of the answer."""
-        bridge, history = self._bridge, self._bridge.history
-        if bridge.bus.stores and (not bridge.numbered or self._ahead(epoch, offset)):
-            # just started, or another node was a moment faster: it will come
-            return self._later(patterns, epoch, offset)
-        if epoch != bridge.epoch or offset > history.head:
-            return self._counted(None, "none")
-        if history.covers(offset):
-            found = history.replay(patterns, offset, self._most, self._clock.seconds())
-            return self._counted(found, "memory")
-        key = (patterns, offset)
-        waiting = self._fetches.get(key)
-        if waiting is None:
-            if len(self._fetches) >= _MAX_FETCHES or history.head - offset > 100 * self._most:
-                return self._counted(None, "none")
-            waiting = self._fetches[key] = []
-            until = history.head
-            fetch = self._bridge.bus.fetch(patterns, offset, until, self._most)
-            fetch.addBoth(self._fetched, key, epoch, until)
-        answer: Deferred[Replay | None] = Deferred()
-        if key in self._fetches:
-            waiting.append(answer)
-            return answer
-        return self._counted(None, "none")  # a bus that stores nothing said so at once
-
-    def _ahead(self, epoch: str, offset: int) -> bool:
-        return epoch == self._bridge.epoch and offset > self._bridge.history.head
-
-    def _later(
-        self, patterns: frozenset[str], epoch: str, offset: int
-    ) -> "Deferred[Replay | None]":
-        """The answer once the bus is that far, or a refusal."""
-        wait_s = _AHEAD_S if self._bridge.numbered else _START_S
-        waiting = _Waiting(patterns, epoch, offset, self._clock.seconds() + wait_s, Deferred())
-        if not self._waiting:
-            self._clock.callLater(_LOOK_EVERY_S, self._look)
-        self._waiting.append(waiting)
-        return waiting.answer
-
-    def _look(self) -> None:
-        """Answer those who wait for the bus, as far as it is."""
-        waiting, self._waiting = self._waiting, []
-        now = self._clock.seconds()
-        for each in waiting:
-            if now >= each.until:
-                each.answer.callback(self._counted(None, "none"))
-            elif not self._bridge.numbered or self._ahead(each.epoch, each.offset):
-                self._waiting.append(each)
-            else:
-                found = self.replay(each.patterns, each.epoch, each.offset)
-                if isinstance(found, Deferred):
-                    found.chainDeferred(each.answer)
-                else:
-                    each.answer.callback(found)
-        if self._waiting:
-            self._clock.callLater(_LOOK_EVERY_S, self._look)
+        try:
+            return self._found(patterns, epoch, offset)
+        except _NotYet:
+            ahead = self._bridge.numbered and self._ahead(epoch, offset)
+            until = self._clock.seconds() + (_AHEAD_S if ahead else _WAIT_S)
+            wish = _Wish(patterns, epoch, offset, until, Deferred())
+            self._serve(wish)
+            return wish.answer
 
     def snapshot(self, patterns: frozenset[str]) -> Iterable[bytes]:
         """The last message of each channel on `patterns`, marked as that; in chunks."""
         return self._bridge.history.snapshot(patterns)
+
+    def _found(self, patterns: frozenset[str], epoch: str, offset: int) -> Replay | None:
+        """The answer as far as memory has it.
+
+        Raises: _NotYet if the bus has to be waited for, or asked.
+        """
+        bridge, history = self._bridge, self._bridge.history
+        stores = bridge.bus.stores
+        if stores and not bridge.numbered:
+            raise _NotYet
+        if epoch != bridge.epoch:
+            return self._counted(None, "none")
+        if history.covers(offset):
+            found = history.replay(patterns, offset, self._most, self._clock.seconds())
+            return self._counted(found, "memory")
+        if not stores or history.head - offset > 100 * self._most:
+            return self._counted(None, "none")
+        raise _NotYet
+
+    def _serve(self, wish: _Wish) -> None:
+        """Answer a wish, now or when the bus can."""
+        try:
+            wish.answer.callback(self._found(wish.patterns, wish.epoch, wish.offset))
+            return
+        except _NotYet:
+            pass
+        bridge = self._bridge
+        key = (wish.patterns, wish.offset)
+        if self._clock.seconds() >= wish.until:
+            wish.answer.callback(self._counted(None, "none"))
+        elif not bridge.live or self._ahead(wish.epoch, wish.offset):
+            self._wait(wish)
+        elif key in self._fetches:
+            self._fetches[key].append(wish)
+        elif len(self._fetches) >= _MAX_FETCHES:
+            self._wait(wish)
+        else:
+            self._fetches[key] = [wish]
+            until = bridge.history.head
+            fetch = bridge.bus.fetch(wish.patterns, wish.offset, until, self._most)
+            fetch.addBoth(self._fetched, key, wish.epoch, until)
+
+    def _ahead(self, epoch: str, offset: int) -> bool:
+        return epoch == self._bridge.epoch and offset > self._bridge.history.head
+
+    def _wait(self, wish: _Wish) -> None:
+        if not self._waiting:
+            self._clock.callLater(_LOOK_EVERY_S, self._look)
+        self._waiting.append(wish)
+
+    def _look(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            self._serve(each)
 
     def _fetched(
         self,
@@ -121,18 +134,23 @@ class Recovery:
         epoch: str,
         until: int,
     ) -> None:
-        waiting = self._fetches.pop(key)
-        patterns, _offset = key
-        found = None
-        if isinstance(stored, list) and epoch == self._bridge.epoch:
-            rest = self._bridge.history.replay(patterns, until, self._most, self._clock.seconds())
+        wishes = self._fetches.pop(key)
+        bridge, found = self._bridge, None
+        if stored is not None and epoch == bridge.epoch:
+            patterns, _offset = key
+            gone = not bridge.history.covers(until)  # the ring moved on while the broker was asked
+            if not isinstance(stored, list) or gone:
+                for wish in wishes:
+                    self._wait(wish)
+                return
+            rest = bridge.history.replay(patterns, until, self._most, self._clock.seconds())
             if rest is not None:
-                messages = [self._bridge.encoded(*each) for each in stored]
+                messages = [bridge.encoded(*each) for each in stored]
                 frames = [each.frame for each in messages if each is not None]
                 chunks = chunked((), frames) + rest.chunks
                 found = Replay(chunks, len(frames) + rest.messages, rest.head)
-        for answer in waiting:
-            answer.callback(self._counted(found, "jetstream"))
+        for wish in wishes:
+            wish.answer.callback(self._counted(found, "jetstream"))
 
     def _counted(self, found: Replay | None, source: str) -> Replay | None:
         self._meter.recovery("recovered" if found is not None else "refused", source)
