@@ -68,7 +68,7 @@ class HistoryTests(SynchronousTestCase):
     def test_bounds(self):
         """By number, by bytes, by age; the floor tells what is gone."""
         size = len(message(5).frame)
-        for bounds, kept in (({"messages": 3}, 3), ({"size": size * 4}, 4), ({"age_s": 2}, 3)):
+        for bounds, kept in (({"messages": 3}, 3), ({"size": size * 4 + 3}, 4), ({"age_s": 2}, 3)):
             history = self.history(**bounds)
             for n in range(1, 10):
                 history.add(message(n), float(n))

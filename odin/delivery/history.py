@@ -18,6 +18,7 @@ _SHARED_FOR_S: Final = 5.0  # how long replays are kept for the next who asks fo
 _SHARED_BYTES: Final = 32 << 20
 _MAX_MEMO: Final = 65_536
 _COMPACT_AT: Final = 1024
+_SLACK: Final = 64
 
 
 class Bounds(NamedTuple):
@@ -183,15 +184,18 @@ class History:
         self._replay_bytes = 0
 
     def _evict(self, now: float) -> None:
+        """Forget the oldest; a little more than must be, so that it is not done at each message."""
         bounds, ring, times = self._bounds, self._ring, self._times
-        first, end = self._first, len(ring)
+        most_size = bounds.size - bounds.size // _SLACK
+        most_messages = bounds.messages - bounds.messages // _SLACK
         oldest = now - bounds.age_s
+        size, first, end = self.size, self._first, len(ring)
         while first < end and (
-            self.size > bounds.size or end - first > bounds.messages or times[first] < oldest
+            size > most_size or end - first > most_messages or times[first] < oldest
         ):
-            self.size -= len(ring[first].frame)
-            self.floor = ring[first].offset
+            size -= len(ring[first].frame)
             first += 1
+        self.size, self.floor = size, ring[first - 1].offset
         if first > _COMPACT_AT and first > end // 2:
             del ring[:first], times[:first]
             first = 0
