@@ -1,7 +1,8 @@
 """The load client: raw epoll, frames counted by their headers; prints JSON lines.
 
 `ready` when all connections are open, `result` at the end. Every message is counted on every
-connection; number and latency are read from the messages of each `--sample`-th connection.
+connection; order and latency are read from those of each `--sample`-th one, which alone is parsed frame
+by frame.
 """
 
 import argparse
@@ -12,17 +13,21 @@ import time
 from typing import Any
 
 _REQUEST = (
-    b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 _IN_FLIGHT = 128
+_BIND_ADDRESS_NO_PORT = 24  # the port at connect: searching a free one at bind takes ever longer
+_MARK = b'"seq":'  # each feed message has one; greetings and acknowledgements have none
 _PER_ADDRESS = 8000  # connections from one 127.0.0.x address
 _PING = '{"type":"ping","timestamp":1700000000000,"nonce":"0123456789"}'
 
 
 def masked(text: str) -> bytes:
     """A client frame; the mask of zeros is as good as any here."""
-    return bytes((0x81, 0x80 | len(text))) + b"\0\0\0\0" + text.encode()
+    size = len(text)
+    head = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return b"\x81" + head + b"\0\0\0\0" + text.encode()
 
 
 class Connection:
@@ -47,6 +52,8 @@ class Load:
         self.connections: dict[int, Connection] = {}
         self.latencies: list[int] = []
         self.total = self.closed = 0
+        self.welcome: dict[str, Any] = {}
+        self.took_s = 0.0
         self.subscriptions = json.loads(arguments.subscribe) if arguments.subscribe else None
 
     def open(self) -> float:
@@ -67,9 +74,10 @@ class Load:
     def _begin(self, index: int) -> None:
         sock = socket.socket()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((f"127.0.0.{2 + index // _PER_ADDRESS}", 0))
         sock.connect(("127.0.0.1", self.arguments.port))
-        sock.send(_REQUEST)
+        sock.send(_REQUEST.format(path=self.arguments.path).encode())
         sock.setblocking(False)
         sampled = index % self.arguments.sample == 0
         self.connections[sock.fileno()] = Connection(sock, index, sampled)
@@ -98,7 +106,7 @@ class Load:
         """Until everything came, nothing comes any more, or the time is up."""
         stop_at = time.perf_counter() + self.arguments.seconds
         expected = self.arguments.expect
-        quiet_since = time.perf_counter()
+        started = quiet_since = time.perf_counter()
         while (now := time.perf_counter()) < stop_at and (not expected or self.total < expected):
             events = self.poll.poll(0.2)
             if events:
@@ -107,6 +115,17 @@ class Load:
                 break
             for fd, _event in events:
                 self._read(self.connections[fd])
+        self.took_s = time.perf_counter() - started
+
+    def recover(self) -> None:
+        """Every client at once asks for the last `--back` messages."""
+        position = {"epoch": self.welcome["epoch"], "offset": self.welcome["offset"]}
+        position["offset"] -= self.arguments.back
+        data = {"channels": ["odin.token.S0.price"], "recover": position}
+        request = masked(json.dumps({"type": "subscribe", "data": data}))
+        for connection in self.connections.values():
+            connection.sock.send(request)
+        self.receive()
 
     def ping(self) -> None:
         """A closed loop: each connection has one ping in flight."""
@@ -140,6 +159,12 @@ class Load:
     def _count(self, connection: Connection, data: bytes) -> None:
         if connection.rest:
             data = connection.rest + data
+        if not connection.sampled:
+            found = data.count(_MARK)
+            connection.count += found
+            self.total += found
+            connection.rest = data[-len(_MARK) + 1 :]
+            return
         at, size = 0, len(data)
         while size - at >= 2:
             length, payload_at = data[at + 1], at + 2
@@ -150,12 +175,12 @@ class Load:
             end = payload_at + length
             if end > size or payload_at > size:
                 break
-            # the feed is told by its members; greetings and acks have none of them
-            if data.find(b'"seq":', payload_at, end) >= 0:
+            if data.find(_MARK, payload_at, end) >= 0:
                 connection.count += 1
                 self.total += 1
-                if connection.sampled:
-                    self._look(connection, data[payload_at:end])
+                self._look(connection, data[payload_at:end])
+            elif not self.welcome:
+                self.welcome = json.loads(data[payload_at:end])
             at = end
         connection.rest = data[at:]
 
@@ -178,7 +203,8 @@ class Load:
         disorder = sum(each.disorder for each in self.connections.values())
         return {
             "total": self.total, "least": min(counts), "most": max(counts),
-            "disorder": disorder, "closed": self.closed, **percentiles,
+            "disorder": disorder, "closed": self.closed,
+            "took_s": self.took_s, **percentiles,
         }  # fmt: skip
 
 
@@ -187,7 +213,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1000)
-    parser.add_argument("--mode", choices=("receive", "hold", "ping"), default="receive")
+    modes = ("receive", "hold", "ping", "recover")
+    parser.add_argument("--mode", choices=modes, default="receive")
+    parser.add_argument("--path", default="/ws")
+    parser.add_argument("--back", type=int, default=0, help="messages to recover")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--expect", type=int, default=0, help="messages in all")
     parser.add_argument("--sample", type=int, default=10)
@@ -200,6 +229,8 @@ def main() -> None:
         time.sleep(arguments.seconds)
     elif arguments.mode == "ping":
         load.ping()
+    elif arguments.mode == "recover":
+        load.recover()
     else:
         load.receive()
     print(json.dumps({"event": "result", **load.result()}), flush=True)

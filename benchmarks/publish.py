@@ -13,12 +13,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--prefix", default="T", help="of the tokens")
     parser.add_argument("--bytes", type=int, default=200)
     arguments = parser.parse_args()
     sock = socket.create_connection(("127.0.0.1", arguments.port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\n')
     pad = "x" * max(0, arguments.bytes - 150)
+    prefix = arguments.prefix
     run = f"{time.time_ns():x}"
     sent, started = 0, time.perf_counter()
     while sent < arguments.count:
@@ -28,10 +30,10 @@ def main() -> None:
             channel = number % arguments.channels
             payload = (
                 f'{{"type":"priceUpdate","timestamp":{time.time_ns() // 1_000_000},'
-                f'"nonce":"{run}-{number}","tokenId":"T{channel}","price":{number}.5,'
+                f'"nonce":"{run}-{number}","tokenId":"{prefix}{channel}","price":{number}.5,'
                 f'"seq":{number // arguments.channels},"ts":{time.monotonic_ns()},"pad":"{pad}"}}'
             )
-            batch.append(f"PUB odin.token.T{channel}.price {len(payload)}\r\n{payload}\r\n")
+            batch.append(f"PUB odin.token.{prefix}{channel}.price {len(payload)}\r\n{payload}\r\n")
         sock.sendall("".join(batch).encode())
         sent = owed
         time.sleep(0.001)

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.processes import Load, Server, publish, server
@@ -20,6 +21,7 @@ class Scale:
         self.seconds = 2 if quick else 4
         self.rates = (50, 200) if quick else (50, 200, 400)
         self.idle = 2000 if quick else 10_000
+        self.storm = 1000 if quick else 5000
         self.ladder = (
             (200, 500, 1000, 2000)
             if quick
@@ -165,6 +167,50 @@ def inward(name: str, log: Path, scale: Scale) -> Figures:
     return {"highest msg/s in, 1000 channels": best}
 
 
+def storm(name: str, log: Path, scale: Scale) -> Figures:
+    """Many clients recover at once, while 200 others have their feed. (Odin alone can.)"""
+    if name != "odin":
+        return {}
+    back, count = 200, 400
+    with server(name, log) as under_test:
+        publish(under_test, rate=1000, count=back, prefix="S")
+        live = Load(under_test, connections=200, expect=200 * count, seconds=30)
+        with ThreadPoolExecutor() as pool:
+            publishing = pool.submit(publish, under_test, rate=50, count=count)
+            many = Load(
+                under_test, connections=scale.storm, mode="recover", path="/ws?channels=none",
+                back=back, expect=scale.storm * back, seconds=60, sample=10**9,
+            )  # fmt: skip
+            try:
+                replayed, seen = many.result(), live.result()
+            finally:
+                many.stop()
+                live.stop()
+            publishing.result()
+    whole = replayed["total"] == scale.storm * back and seen["total"] == 200 * count
+    return {
+        f"s until {scale.storm} clients have {back} messages": replayed["took_s"]
+        if whole
+        else None,
+        "p99 ms of the live feed meanwhile": seen["p99_ms"] if whole else None,
+    }
+
+
+def slow(name: str, log: Path, scale: Scale) -> Figures:
+    """1000 clients that never read, 200 msg/s of 1 KB: what each costs the server."""
+    with server(name, log) as under_test:
+        load = Load(under_test, connections=1000, mode="hold", seconds=scale.seconds * 2 + 3)
+        try:
+            time.sleep(0.5)
+            before = under_test.rss()
+            publish(under_test, rate=200, count=int(400 * scale.seconds), bytes=1000, channels=10)
+            time.sleep(0.5)
+            after = under_test.rss()
+        finally:
+            load.stop()
+    return {"RSS KB per client that never reads": (after - before) / 1024 / 1000}
+
+
 SCENARIOS: dict[str, Scenario] = {
     "delivery": delivery,
     "highest": highest,
@@ -173,4 +219,6 @@ SCENARIOS: dict[str, Scenario] = {
     "pings": pings,
     "channels": channels,
     "inward": inward,
+    "slow": slow,
+    "storm": storm,
 }

@@ -178,7 +178,7 @@ class BacklogTests(SynchronousTestCase):
             mock.patch.object(backlog_module, "CONFLATE_AFTER", 300),
             mock.patch.object(backlog_module, "TAKE_BYTES", 200),
         ):
-            waiting, got, told, replaced = Backlog(), [], 0, 0
+            waiting, got, told, replaced = Backlog(1 << 20), [], 0, 0
             for n, (channel, size) in enumerate(published, 1):
                 replaced += waiting.add([message(n, channel, size, channel in "pq")])
                 if n in takes and waiting:
@@ -197,7 +197,7 @@ class BacklogTests(SynchronousTestCase):
 
     def test_notice(self):
         """Channels, number and span of what was skipped, before the newest values."""
-        waiting = Backlog()
+        waiting = Backlog(1 << 20)
         waiting.conflating = True
         for n, channel in enumerate(("p", "q", "t", "p", "q", "p"), 1):
             waiting.add([message(n, channel, conflate=channel != "t")])
@@ -210,7 +210,7 @@ class BacklogTests(SynchronousTestCase):
 
     def test_bounded_by_channels(self):
         """Not by the rate: a million prices of a channel are one."""
-        waiting = Backlog()
+        waiting = Backlog(1 << 20)
         for n in range(1, 20_000):
             waiting.add([message(n, f"p{n % 10}", 100, conflate=True)])
         self.assertEqual(len(waiting), 10)
@@ -218,13 +218,20 @@ class BacklogTests(SynchronousTestCase):
 
     def test_hiccup_costs_nothing(self):
         """Little waits in order, prices too."""
-        waiting = Backlog()
+        waiting = Backlog(1 << 20)
         waiting.add([message(n, "p", conflate=True) for n in range(1, 100)])
         self.assertEqual([each["offset"] for each in self.drain(waiting)], list(range(1, 100)))
 
+    def test_small_bound(self):
+        """However little may wait, prices are merged before it is too much."""
+        waiting = Backlog(2000)
+        for n in range(1, 200):
+            waiting.add([message(n, "p", 100, conflate=True)])
+            self.assertLess(waiting.size, 2000)
+
     def test_replay_and_notices(self):
         """A replay comes after what waits and before what follows; it takes the feed's place."""
-        waiting = Backlog()
+        waiting = Backlog(1 << 20)
         waiting.add([message(1)])
         waiting.append(text_frame(b'{"type":"feedStatus"}'))
         waiting.extend([message(2).frame, message(3).frame])

@@ -120,14 +120,15 @@ class _Consumer:
         self._take(subject, payload, place)
 
     def _heartbeat(self, reply: bytes, headers: bytes) -> None:
-        """Idle heartbeats tell where we should be; flow control wants an answer."""
+        """Idle heartbeats tell where we should be, flow control wants an answer, 409 is the end."""
         stalled = _header(headers, b"Nats-Consumer-Stalled:")
         if reply or stalled:
             answer = self._client.publish((reply or stalled).decode(), b"")
             task = asyncio.ensure_future(answer)
             task.add_done_callback(_ignore)
         last = _header(headers, b"Nats-Last-Consumer:")
-        if last and int(last) != self._number:
+        gone = headers.startswith(b"NATS/1.0 409")
+        if gone or (last and int(last) != self._number):
             self.broken, self._take = True, None
 
 
@@ -172,6 +173,8 @@ class StreamFeed:
             await self._begin(client, epoch, state.first_seq, state.last_seq)
         elif state.first_seq > self._offset + 1:
             gap, self._offset = True, state.first_seq - 1
+        elif state.last_seq < self._offset:  # the broker lost the end of its store
+            gap, self._offset = True, state.last_seq
         consumer = self._consumer = _Consumer(client, self._config.stream, self._take)
         read = self._read = asyncio.get_running_loop().create_future()
         created = await consumer.start(

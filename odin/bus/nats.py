@@ -213,13 +213,16 @@ class NatsBus(Service):
             earlier.append(f"{CONTROL}>")
 
         def receive(subject: str, payload: bytes, _reply: bytes, _headers: bytes) -> None:
+            if self._missed:  # the first message after an outage: the gap is told before it
+                self._missed = False
+                self._changed(True, gap=True)
             received(subject, payload)
 
         def receive_unless_earlier(
-            subject: str, payload: bytes, _reply: bytes, _headers: bytes
+            subject: str, payload: bytes, reply: bytes, headers: bytes
         ) -> None:
             if not any(covers(each, subject) for each in earlier):
-                received(subject, payload)
+                receive(subject, payload, reply, headers)
 
         return receive_unless_earlier if earlier else receive
 
@@ -287,7 +290,7 @@ class NatsBus(Service):
     def _changed(
         self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
     ) -> None:
-        if connected == self.connected and not gap:
+        if connected == self.connected and not gap and epoch is None:
             return
         changed, self.connected = connected != self.connected, connected
         if connected and changed:

@@ -23,13 +23,17 @@ TAKE_BYTES: Final = 64 << 10
 class Backlog:
     """The messages of one client that the kernel did not take yet."""
 
-    __slots__ = ("_chunks", "_entries", "_from", "_names", "_number", "_to", "conflating",
-                 "size", "skipped")  # fmt: skip
+    __slots__ = (
+        "_after", "_chunks", "_entries", "_from", "_names", "_number", "_to", "conflating",
+        "size", "skipped",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.size = 0  # bytes of the entries; chunks are shared, and bounded elsewhere
+    def __init__(self, most: int) -> None:
+        """`most`: bytes that may wait before its owner gives up; merging begins well before."""
+        self.size = 0  # bytes of the entries
         self.skipped = 0  # messages that were replaced since the last notice of it
         self.conflating = False
+        self._after = min(CONFLATE_AFTER, most // 2)
         self._chunks: deque[bytes] = deque()
         self._entries: dict[str | int, Message] = {}  # by channel when conflated, else by number
         self._number = 0
@@ -43,12 +47,17 @@ class Backlog:
         """How many messages wait, replays not counted."""
         return len(self._entries)
 
+    @property
+    def replaying(self) -> int:
+        """Bytes of replays; they are shared between clients."""
+        return sum(map(len, self._chunks))
+
     def add(self, messages: Iterable[Message]) -> int:
         """Take messages in; returns how many others they replaced."""
         before = self.skipped
         for message in messages:
             self._put(message)
-        if not self.conflating and self.size > CONFLATE_AFTER:
+        if not self.conflating and self.size > self._after:
             self.conflating = True
             entries, self._entries, self.size = self._entries, {}, 0
             for message in entries.values():

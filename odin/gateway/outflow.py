@@ -91,7 +91,7 @@ class Outflow:
         """The kernel's buffer is full: from now on everything waits in order behind it."""
         self.sink = None
         if self._backlog is None:
-            self._backlog = Backlog()
+            self._backlog = Backlog(self._tally.max_pending)
         if self.group is not None:
             self.group.fell_behind(self)
 
@@ -115,12 +115,15 @@ class Outflow:
 
     def play(self, chunks: Iterable[bytes]) -> None:
         """Whole frames, more than a transport should hold at a time; behind everything before."""
-        if self._backlog is not None:
-            self._backlog.extend(chunks)
-            return
-        self._backlog = Backlog()
-        self._backlog.extend(chunks)
-        self._drain()
+        backlog = self._backlog
+        if backlog is None:
+            backlog = self._backlog = Backlog(self._tally.max_pending)
+            backlog.extend(chunks)
+            self._drain()
+        elif (size := backlog.replaying) > self._tally.max_pending and self.outlet is not None:
+            self.outlet.overflowed(size)  # it asks for more before it has read the last
+        else:
+            backlog.extend(chunks)
 
     def forget_waiting(self) -> None:
         """Drop the feed messages that wait: they are replayed."""

@@ -31,7 +31,10 @@ class JetStreamTests(NatsTestCase):
     def recover(self, odin: Odin, epoch: str, offset: int, *channels: str) -> tuple[Client, Any]:
         client = self.client("/ws?channels=none", odin=odin)
         data = {"channels": channels or [">"], "recover": {"epoch": epoch, "offset": offset}}
-        return client, client.ask({"type": "subscribe", "data": data})
+        ack = client.ask({"type": "subscribe", "data": data})
+        while ack["type"] == "feedStatus":  # of a server that has just started
+            ack = client.receive()
+        return client, ack
 
     def publish(self, first: int, count: int, subject: str = TRADE) -> None:
         self.nats.publish(subject, *(b'{"n":%d}' % n for n in range(first, first + count)))
@@ -144,6 +147,21 @@ class JetStreamTests(NatsTestCase):
         self.assertNotEqual(live["epoch"], epoch)
         _, ack = self.recover(odin, epoch, 2)
         self.assertIs(ack["recovered"], False)
+        self.publish(5, 1)
+        self.assertEqual(client.receive()["n"], 5)
+
+    def test_stream_deleted(self) -> None:
+        """Deleted while everybody is connected: told, made anew, and the feed goes on."""
+        odin = self.node()
+        client = self.client(odin=odin)
+        self.publish(0, 5)
+        for _ in range(5):
+            client.receive()
+        self.nats.publish("$JS.API.STREAM.DELETE.FEED", b"")
+        self.assertEqual(client.receive()["status"], "stale")
+        live = client.receive()
+        self.assertEqual((live["status"], live["offset"]), ("live", 0))
+        self.assertNotEqual(live["epoch"], client.welcome["epoch"])
         self.publish(5, 1)
         self.assertEqual(client.receive()["n"], 5)
 

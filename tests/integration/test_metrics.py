@@ -1,5 +1,7 @@
 """Every metric is true: the server is driven, and the metric read back."""
 
+import time
+
 from tests.integration.clients import BINARY, TEXT, frame
 from tests.integration.harness import OdinTestCase, eventually
 
@@ -24,6 +26,13 @@ NAMES = (
     "odin_auth_failures_total",
     "odin_broadcast_duration_seconds",
     "odin_reactor_lag_seconds",
+    "odin_slow_clients",
+    "odin_conflated_messages_total",
+    "odin_dropped_messages_total",
+    "odin_recovery_total",
+    "odin_feed_status",
+    "odin_feed_lag_seconds",
+    "odin_history_bytes",
     "odin_build_info",
 )
 
@@ -157,6 +166,25 @@ class MetricsTests(OdinTestCase):
         for n in range(5):
             self.odin.publish("a.b", {"n": n})
         self.assertEqual(self.change("nats_messages_total"), 5)
+
+    def test_history(self) -> None:
+        """What is kept, what was asked for, how old the last message was."""
+        now_ms = int(time.time() * 1000)
+        before = self.odin.metric("odin_history_bytes")
+        self.odin.publish("a.b", {"n": "x" * 1000, "timestamp": now_ms - 5000})
+        self.assertTrue(5 <= self.odin.metric("odin_feed_lag_seconds") < 8)
+        self.assertGreater(self.odin.metric("odin_history_bytes"), before + 1000)
+        self.assertEqual(self.odin.metric("odin_feed_status"), 1)
+        client = self.client()
+        for epoch, result, source in (
+            (client.welcome["epoch"], "recovered", "memory"),
+            ("other", "refused", "none"),
+        ):
+            position = {"epoch": epoch, "offset": client.welcome["offset"]}
+            data = {"channels": ["a.b"], "recover": position}
+            client.ask({"type": "subscribe", "data": data})
+            name = f'odin_recovery_total{{result="{result}",source="{source}"}}'
+            self.assertEqual(self.change(name), 1, name)
 
     def test_process(self) -> None:
         """Memory, tasks, lag and the version are those of this process."""
