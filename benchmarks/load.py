@@ -1,8 +1,8 @@
 """The load client: raw epoll, frames counted by their headers; prints JSON lines.
 
 `ready` when all connections are open, `result` at the end. Every message is counted on every
-connection; order and latency are read from those of each `--sample`-th one, which alone is parsed frame
-by frame.
+connection; order and latency are read from those of each `--sample`-th one, which alone is parsed
+frame by frame.
 """
 
 import argparse
