@@ -118,9 +118,8 @@ class Load:
         self.took_s = time.perf_counter() - started
 
     def recover(self) -> None:
-        """Every client at once asks for the last `--back` messages."""
-        position = {"epoch": self.welcome["epoch"], "offset": self.welcome["offset"]}
-        position["offset"] -= self.arguments.back
+        """Every client at once asks for what there was from the beginning."""
+        position = {"epoch": self.welcome["epoch"], "offset": 0}
         data = {"channels": ["odin.token.S0.price"], "recover": position}
         request = masked(json.dumps({"type": "subscribe", "data": data}))
         for connection in self.connections.values():
@@ -216,7 +215,6 @@ def main() -> None:
     modes = ("receive", "hold", "ping", "recover")
     parser.add_argument("--mode", choices=modes, default="receive")
     parser.add_argument("--path", default="/ws")
-    parser.add_argument("--back", type=int, default=0, help="messages to recover")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--expect", type=int, default=0, help="messages in all")
     parser.add_argument("--sample", type=int, default=10)

@@ -179,7 +179,7 @@ def storm(name: str, log: Path, scale: Scale) -> Figures:
             publishing = pool.submit(publish, under_test, rate=50, count=count)
             many = Load(
                 under_test, connections=scale.storm, mode="recover", path="/ws?channels=none",
-                back=back, expect=scale.storm * back, seconds=60, sample=10**9,
+                expect=scale.storm * back, seconds=60, sample=10**9,
             )  # fmt: skip
             try:
                 replayed, seen = many.result(), live.result()
