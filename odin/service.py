@@ -135,7 +135,9 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     context = Context(
         hub=hub,
         bridge=bridge,
-        replays=Recovery(bridge, most=delivery.recover_messages, clock=reactor, meter=metrics),
+        replays=Recovery(
+            bridge, most=delivery.recover_messages, now=clock, timers=reactor, meter=metrics
+        ),
         verifier=verifier,
         rate=RateLimit(config.limits.messages_per_second, config.limits.message_burst),
         node=node,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.logger import ILogObserver
 from twisted.python import usage
 
-from odin import __version__, config, logs
+from odin import __version__, loading, logs
+from odin.config import Config
 from odin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Options(usage.Options):
         ["demo", None, "feed a simulated market to the clients, without a broker"],
         ["print-config", None, "print the effective configuration, and exit"],
     ]
-    config: config.Config
+    config: Config
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class Options(usage.Options):
         if self["require-auth"]:
             options["auth.requireAuth"] = "true"
         try:
-            self.config = config.load(
+            self.config = loading.load(
                 path=self["config"],
                 options=options,
                 demo=bool(self["demo"]),
@@ -86,7 +87,7 @@ class Options(usage.Options):
         except ConfigError as error:
             sys.exit(f"odin: {error}")  # a UsageError would put the whole help before the line
         if self["print-config"]:
-            print(config.describe(self.config))
+            print(loading.describe(self.config))
             sys.exit(0)
         self._settle_reactor()
 

@@ -156,7 +156,9 @@ class Server:
         self.context = Context(
             hub=self.hub,
             bridge=self.bridge,
-            replays=Recovery(self.bridge, most=1000, clock=self.clock, meter=self.metrics),
+            replays=Recovery(
+                self.bridge, most=1000, now=seconds, timers=self.clock, meter=self.metrics
+            ),
             verifier=verifier,
             rate=RateLimit(rate, 10),
             node="node",

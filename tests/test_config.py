@@ -5,7 +5,9 @@ import json
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from odin import config, logs
+from odin import loading, logs
+from odin.config import Auth, Config, uses_memory_bus
+from odin.config import algorithms as algorithms_of
 from odin.errors import ConfigError
 from odin.tap import Options
 
@@ -21,7 +23,7 @@ class ConfigTests(SynchronousTestCase):
 
     def load(self, path=None, **options):
         environment = options.pop("environment", {})
-        return config.load(path=path, environment=environment, **options)
+        return loading.load(path=path, environment=environment, **options)
 
     def refused(self, *parts, **arguments):
         error = self.assertRaises(ConfigError, self.load, **arguments)
@@ -39,14 +41,14 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(self.load(path, environment=environment).server.port, 2)
         got = self.load(path, environment=environment, options={"server.port": "3"})
         self.assertEqual((got.server.port, got.limits.message_burst), (3, 5))
-        shown = config.describe(got)
+        shown = loading.describe(got)
         self.assertIn("server.port = 3  (command line)", shown)
         self.assertIn(f"limits.messageBurst = 5  ({path})", shown)
         self.assertIn('server.host = "0.0.0.0"  (default)', shown)
 
     def test_environment_names(self):
         """Every setting has its name, and the names that users know."""
-        names = config.environment_names()
+        names = loading.environment_names()
         for name, key in (
             ("SERVER_HOST", "server.host"), ("NATS_URL", "nats.url"), ("JWT_SECRET", "auth.jwtSecret"),
             ("REQUIRE_AUTH", "auth.requireAuth"), ("ENABLE_PROMETHEUS", "metrics.enablePrometheus"),
@@ -104,7 +106,7 @@ class ConfigTests(SynchronousTestCase):
     def test_secrets_are_not_shown(self):
         """Not in --print-config, not in an error, not when the key is misspelt."""
         environment = {"JWT_SECRET": GOOD, "NATS_URL": "nats://u:hidden@h:1,nats://tok@i"}
-        shown = config.describe(self.load(environment=environment))
+        shown = loading.describe(self.load(environment=environment))
         self.assertIn('auth.jwtSecret = "********"  (environment JWT_SECRET)', shown)
         for secret in (GOOD, "hidden", "tok@"):
             self.assertNotIn(secret, shown)
@@ -133,9 +135,9 @@ class ConfigTests(SynchronousTestCase):
         """Empty or memory:// is the bus in the process; so is --demo, unless told otherwise."""
         for url, memory in (("", True), ("memory://", True), ("nats://h", False)):
             got = self.load(environment={"NATS_URL": url})
-            self.assertEqual(config.uses_memory_bus(got), memory)
+            self.assertEqual(uses_memory_bus(got), memory)
         path = self.file(nats={"url": "nats://h"})
-        self.assertTrue(config.uses_memory_bus(self.load(path, demo=True)))
+        self.assertTrue(uses_memory_bus(self.load(path, demo=True)))
         told = self.load(path, demo=True, options={"nats.url": "nats://i"})
         self.assertEqual(told.nats.url, "nats://i")
 
@@ -145,15 +147,29 @@ class ConfigTests(SynchronousTestCase):
             ("", "", ("HS256",)), ("s", "", ("HS256",)),
             ("", "k", ("RS256", "ES256", "EdDSA")), ("s", "k", ("HS256", "RS256", "ES256", "EdDSA")),
         ):  # fmt: skip
-            auth = config.Auth(jwt_secret=secret, jwt_public_key=key)
-            self.assertEqual(config.algorithms(auth), algorithms)
+            auth = Auth(jwt_secret=secret, jwt_public_key=key)
+            self.assertEqual(algorithms_of(auth), algorithms)
+
+    def test_stream_needs_a_broker(self):
+        """A stream without NATS is a mistake; a demo leaves it out."""
+        environment = {"NATS_JETSTREAM_STREAM": "FEED", "NATS_URL": ""}
+        with self.assertRaisesRegex(ConfigError, "nats.jetstream.stream.*nats.url"):
+            self.load(environment=environment)
+        path = self.file(nats={"url": "nats://h", "jetstream": {"stream": "FEED", "create": True}})
+        got = self.load(path)
+        self.assertEqual((got.nats.jetstream.stream, got.nats.jetstream.create), ("FEED", True))
+        self.assertIn('nats.jetstream.stream = "FEED"', loading.describe(got))
+        self.load(path, demo=True)
+        for jetstream in ({"stream": "a.b"}, {"strem": "x"}, 5):
+            with self.assertRaisesRegex(ConfigError, "nats.jetstream"):
+                self.load(self.file(nats={"jetstream": jetstream}))
 
     def test_sample(self):
         """etc/odin.json has every setting with its default, but for the internal listener."""
         path = str(__import__("pathlib").Path(__file__).parent.parent / "etc" / "odin.json")
         got = self.load(path)
         for section in ("server", "websocket", "nats", "auth", "limits", "delivery"):
-            self.assertEqual(getattr(got, section), getattr(config.Config(), section))
+            self.assertEqual(getattr(got, section), getattr(Config(), section))
         self.assertEqual(got.metrics.port, 9090)
 
 

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("wire", "access", "delivery", "bus", "gateway", "web")
-TOP = ("service", "sampling", "tap", "demo", "metrics", "status", "logs", "tools")
+TOP = ("service", "sampling", "loading", "tap", "demo", "metrics", "status", "logs", "tools")
 ONLY = {
     "nats": ("odin/bus/nats.py", "odin/bus/reading.py", "odin/bus/jetstream.py", "benchmarks/"),
     "jwt": ("odin/access/tokens.py",),

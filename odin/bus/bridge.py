@@ -74,6 +74,7 @@ class Bridge:
         self.epoch = secrets.token_hex(8)
         self.offset = 0
         self.live = False  # whether the broker is there
+        self.live_since = 0.0  # on the clock
         self.numbered = not bus.stores  # whether `epoch` is the one that counts
         self.messages = 0  # from the bus, all of them
         self.duplicates = 0
@@ -142,6 +143,7 @@ class Bridge:
         if connected != self.live:
             self.live = connected
             if connected:
+                self.live_since = self._clock()
                 notice = FeedStatus(status="live", epoch=self.epoch, offset=self.offset)
             else:
                 notice = FeedStatus(status="stale")

@@ -1,6 +1,6 @@
 """Recovery: what a client missed, all of it or nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from odin.bus.interfaces import Stored
 
 _WAIT_S: Final = 15.0  # for a bus that starts, or is away: what was missed is there still
-_AHEAD_S: Final = 1.0  # for a message that another node had before this one
+_AHEAD_S: Final = 4.0  # for a message that another node had; a paused broker is known by then
 _LOOK_EVERY_S: Final = 0.02
 _MAX_FETCHES: Final = 16  # different ones under way at the broker; more have to wait
 
@@ -28,12 +28,12 @@ class Meter(Protocol):
 
 
 class _Wish(NamedTuple):
-    """What one client asks for, and until when it may take."""
+    """What one client asks for, and since when."""
 
     patterns: frozenset[str]
     epoch: str
     offset: int
-    until: float
+    asked_at: float
     answer: "Deferred[Replay | None]"
 
 
@@ -47,11 +47,20 @@ class Recovery:
     Clients that ask for the same, as they do after a restart, share one fetch and one replay.
     """
 
-    def __init__(self, bridge: Bridge, *, most: int, clock: IReactorTime, meter: Meter) -> None:
-        """`most`: messages in one replay."""
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        most: int,
+        now: Callable[[], float],
+        timers: IReactorTime,
+        meter: Meter,
+    ) -> None:
+        """`most`: messages in one replay. `now`: seconds, monotonic, the bridge's clock."""
         self._bridge = bridge
         self._most = most
-        self._clock = clock
+        self._now = now
+        self._timers = timers
         self._meter = meter
         self._waiting: list[_Wish] = []  # for the bus
         self._fetches: dict[tuple[frozenset[str], int], list[_Wish]] = {}
@@ -63,9 +72,7 @@ class Recovery:
         try:
             return self._found(patterns, epoch, offset)
         except _NotYet:
-            ahead = self._bridge.numbered and self._ahead(epoch, offset)
-            until = self._clock.seconds() + (_AHEAD_S if ahead else _WAIT_S)
-            wish = _Wish(patterns, epoch, offset, until, Deferred())
+            wish = _Wish(patterns, epoch, offset, self._now(), Deferred())
             self._serve(wish)
             return wish.answer
 
@@ -85,7 +92,7 @@ class Recovery:
         if epoch != bridge.epoch:
             return self._counted(None, "none")
         if history.covers(offset):
-            found = history.replay(patterns, offset, self._most, self._clock.seconds())
+            found = history.replay(patterns, offset, self._most, self._now())
             return self._counted(found, "memory")
         if not stores or history.head - offset > 100 * self._most:
             return self._counted(None, "none")
@@ -98,11 +105,14 @@ class Recovery:
             return
         except _NotYet:
             pass
-        bridge = self._bridge
+        bridge, now = self._bridge, self._now()
         key = (wish.patterns, wish.offset)
-        if self._clock.seconds() >= wish.until:
+        ahead = bridge.live and wish.epoch == bridge.epoch and wish.offset > bridge.history.head
+        if now - wish.asked_at >= _WAIT_S or (
+            ahead and now - max(wish.asked_at, bridge.live_since) >= _AHEAD_S
+        ):
             wish.answer.callback(self._counted(None, "none"))
-        elif not bridge.live or self._ahead(wish.epoch, wish.offset):
+        elif ahead or not bridge.live:
             self._wait(wish)
         elif key in self._fetches:
             self._fetches[key].append(wish)
@@ -114,12 +124,9 @@ class Recovery:
             fetch = bridge.bus.fetch(wish.patterns, wish.offset, until, self._most)
             fetch.addBoth(self._fetched, key, wish.epoch, until)
 
-    def _ahead(self, epoch: str, offset: int) -> bool:
-        return epoch == self._bridge.epoch and offset > self._bridge.history.head
-
     def _wait(self, wish: _Wish) -> None:
         if not self._waiting:
-            self._clock.callLater(_LOOK_EVERY_S, self._look)
+            self._timers.callLater(_LOOK_EVERY_S, self._look)
         self._waiting.append(wish)
 
     def _look(self) -> None:
@@ -143,7 +150,7 @@ class Recovery:
                 for wish in wishes:
                     self._wait(wish)
                 return
-            rest = bridge.history.replay(patterns, until, self._most, self._clock.seconds())
+            rest = bridge.history.replay(patterns, until, self._most, self._now())
             if rest is not None:
                 messages = [bridge.encoded(*each) for each in stored]
                 frames = [each.frame for each in messages if each is not None]
