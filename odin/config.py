@@ -1,7 +1,7 @@
 """Settings: each with its default, its unit and what is allowed. `odin.loading` fills them in."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, field
@@ -37,6 +37,7 @@ class Server(Section, frozen=True, kw_only=True):
     shutdown_timeout_s: Seconds = field(name="shutdownTimeout", default=10)
     trusted_proxies: tuple[str, ...] = ()
     node: str = ""
+    workers: Annotated[int, Meta(ge=0, le=32)] | Literal["auto"] = 0
 
 
 class Websocket(Section, frozen=True, kw_only=True):
@@ -88,6 +89,7 @@ class Nats(Section, frozen=True, kw_only=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    embedded: bool = False
     jetstream: JetStream = JetStream()
 
 

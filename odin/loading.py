@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -85,7 +86,9 @@ def load(
         values[key] = value, f"environment {name}", True
     for key, value in (options or {}).items():
         values[key] = value, "command line", True
-    if demo and values.get("nats.url", (None, path))[1] == path:  # the file's is not for a demo
+    embedded = str(values.get("nats.embedded", ("",))[0]).lower() in ("true", "yes", "on", "1")
+    # the file's broker is not for a demo
+    if demo and not embedded and values.get("nats.url", (None, path))[1] == path:
         values["nats.url"] = "", "--demo", False
     sections: dict[str, Any] = {
         name: _section(name, section, values) for name, section in _SECTIONS.items()
@@ -273,6 +276,7 @@ def _check(config: Config) -> None:
         for pattern in patterns:
             if not is_pattern(pattern):
                 refuse(key, pattern, "not a NATS subject (a.b, a.*, a.>)")
+    _check_workers(config, refuse)
     if config.nats.jetstream.stream and uses_memory_bus(config) and not config.demo:
         refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
     for network in config.server.trusted_proxies:
@@ -288,6 +292,43 @@ def _check(config: Config) -> None:
         refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
     if auth.require_auth and config.production:
         _check_secret(auth, refuse)
+
+
+def _check_workers(config: Config, refuse: Callable[[str, Any, str], None]) -> None:
+    workers, nats = config.server.workers, config.nats
+    if nats.embedded and uses_memory_bus(config):
+        refuse("nats.embedded", True, "needs the address it is to listen at: nats.url")
+    if nats.embedded and embedded_address(nats.url) is None:
+        refuse("nats.url", nats.url, "an embedded server listens at one loopback address only")
+    if worker_count(config) > 1:
+        if uses_memory_bus(config):
+            refuse(
+                "server.workers", workers, "workers need NATS between them: nats.url, or "
+                "--embedded-nats to have one started",
+            )  # fmt: skip
+        for endpoint in config.endpoints:
+            if endpoint.startswith("unix:"):
+                refuse("--endpoint", endpoint, "workers cannot share a UNIX socket")
+
+
+def worker_count(config: Config) -> int:
+    """How many worker processes there are to be; 0 = this process does it all."""
+    wanted = config.server.workers
+    if wanted == "auto":
+        return len(os.sched_getaffinity(0))
+    return wanted or int(config.nats.embedded)
+
+
+def embedded_address(url: str) -> tuple[str, int] | None:
+    """(address, port) for an embedded nats-server; None if the URL is not one loopback address."""
+    try:
+        parts = urlsplit(url if "//" in url else f"nats://{url}")
+        host, port = parts.hostname or "", parts.port or 4222
+    except ValueError:
+        return None
+    if parts.scheme != "nats" or parts.username or "," in url:
+        return None
+    return ("127.0.0.1", port) if host in ("localhost", "127.0.0.1") else None
 
 
 def _check_secret(auth: Auth, refuse: Callable[[str, Any, str], None]) -> None:

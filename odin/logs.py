@@ -1,5 +1,6 @@
 """Log observers: text for people, one JSON object a line for machines."""
 
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -21,28 +22,42 @@ from odin.wire.messages import encode
 FORMATS: Final = ("text", "json")
 
 
-def observer(format_: str, path: str | None) -> ILogObserver:
-    """An observer for info and above; `path` None or `-` is standard output."""
+def observer(format_: str, path: str | None, worker: int | None = None) -> ILogObserver:
+    """An observer for info and above; `path` None or `-` is standard output.
+
+    `worker`: the number of this process, which each line then tells.
+    """
     output: Any = sys.stdout if path in (None, "", "-") else LogFile.fromFullPath(path)
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
-    inner = _json_observer(output) if format_ == "json" else _text_observer(output)
+    make = _json_observer if format_ == "json" else _text_observer
+    inner = make(output, worker)
     filtered: ILogObserver = FilteringLogObserver(inner, [level])
     return filtered
 
 
-def _text_observer(output: TextIO) -> ILogObserver:
+def worker_file(path: str, worker: int) -> str:
+    """Where a worker logs to: beside the supervisor's file, `odin.log` -> `odin.0.log`."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.{worker}{extension}"
+
+
+def _text_observer(output: TextIO, worker: int | None) -> ILogObserver:
+    who = "" if worker is None else f"worker {worker} "
+
     def format_line(event: LogEvent) -> str:
         fields = _fields(event)
         failure = fields.pop("failure", "")
-        line = "{time} [{system}#{level}] {message}".format(**fields)
+        line = "{time} [{who}{system}#{level}] {message}".format(who=who, **fields)
         return line + ("\n" + failure.rstrip() if failure else "") + "\n"
 
     return FileLogObserver(output, format_line)
 
 
-def _json_observer(output: TextIO) -> ILogObserver:
+def _json_observer(output: TextIO, worker: int | None) -> ILogObserver:
+    more = {} if worker is None else {"worker": worker}
+
     def format_line(event: LogEvent) -> str:
-        return encode(_fields(event)).decode() + "\n"
+        return encode(more | _fields(event)).decode() + "\n"
 
     return FileLogObserver(output, format_line)
 

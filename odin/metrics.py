@@ -8,9 +8,16 @@ broadcast or per connection.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Final
+from typing import Final, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,7 +28,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from odin import __version__
+from odin.reports import Family, Sample
 
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
 _LATENCIES: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _SIZES: Final = (64, 128, 256, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 _DURATIONS: Final = (1, 10, 60, 300, 1800, 3600, 14_400, 86_400)
@@ -99,6 +108,18 @@ class Metrics:
         """
         self.registry.register(_AtScrape(counters, labelled, gauges))
 
+    def families(self) -> list[Family]:
+        """All metrics as plain values."""
+        return [
+            Family(
+                each.name,
+                each.documentation,
+                each.type,
+                [Sample(sample.name, dict(sample.labels), sample.value) for sample in each.samples],
+            )
+            for each in self.registry.collect()
+        ]
+
     # What the hub tells (delivery.hub.Meter)
 
     def round_done(self, latency_s: float, duration_s: float) -> None:
@@ -124,6 +145,25 @@ class Metrics:
 
     def error(self, kind: str) -> None:
         self.errors.labels(kind).inc()
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """The Prometheus text format (odin.web: CONTENT_TYPE_LATEST)."""
+    return generate_latest(cast("CollectorRegistry", _Plain(families)))
+
+
+class _Plain:
+    """Plain values in the place of a registry."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.text, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
 
 
 class _Sizes(Collector):

@@ -1,70 +1,62 @@
 """The one place that wires services together."""
 
-import secrets
-import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 
-from twisted.application.internet import StreamServerEndpointService
-from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import (
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    serverFromString,
-)
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.web.resource import Resource
 
+from odin import components
 from odin import config as settings
-from odin.access.limits import AddressLimit, RateLimit
-from odin.access.origins import OriginPolicy, TrustedProxies
-from odin.access.tokens import TokenVerifier, load_public_key
+from odin.access.limits import RateLimit
+from odin.access.origins import OriginPolicy
 from odin.bus.bridge import Bridge
-from odin.bus.interfaces import IBus
-from odin.bus.memory import MemoryBus
 from odin.bus.recovery import Recovery
+from odin.bus.succession import Follower
 from odin.config import Config
-from odin.delivery.history import Bounds, History
+from odin.delivery.history import History
 from odin.delivery.hub import Hub
 from odin.delivery.nonces import NonceWindow
 from odin.demo import Market
-from odin.errors import ConfigError
-from odin.gateway.admission import Admissions
 from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
 from odin.gateway.transport import Transport, sweep
-from odin.gateway.websocket import OdinFactory, Times
-from odin.metrics import Metrics
-from odin.process import descriptors, reactors
+from odin.gateway.websocket import OdinFactory
+from odin.inner import HTTP_IDLE_S, inner_listener, inner_pages
+from odin.metrics import Metrics, exposition
+from odin.place import ALONE, Place, made_up_secret, node_name, own_sockets, warn_of_descriptors
+from odin.process import descriptors, reactors, systemd
 from odin.process.collector import Collector
+from odin.reports import Report
 from odin.sampling import Sampler, count_at_scrape
 from odin.status import Status
+from odin.web.answers import Answer, Answers
 from odin.web.dashboard import Dashboard
-from odin.web.health import Health, Livez, Readyz
+from odin.web.health import Livez, Readyz
 from odin.web.jwks import KeyKeeper
-from odin.web.metrics import MetricsPage
+from odin.web.operate import DrainPage
 from odin.web.publish import PublishPage
 from odin.web.site import Root, Site, UpgradeOnly
-from odin.web.stats import Stats
 from odin.web.token import TokenPage
+from odin.wire.messages import encode
 
-ECHO_PATH: Final = "/echo"
-_HTTP_IDLE_S: Final = 60
 _BUS_SHARE_S: Final = 2.5  # of the shutdown time: to drain the broker, and to leave
+_CROWD_RESERVE: Final = 32  # descriptors that no connection gets
 
 
 class OdinService(MultiService):
     """All of Odin. Its services stop one after the other, the last one first."""
 
     log_observer: ILogObserver | None = None
+    parts: "Parts"
 
     def setServiceParent(self, parent: Any) -> None:
         """Also tells the application what to log to: twistd asks it for this component."""
@@ -97,7 +89,47 @@ def _or_exit(start: Callable[[], None]) -> None:
         raise SystemExit(f"odin: cannot listen on {where}: {cause}") from None
 
 
-def make_service(config: Config, reactor: Any) -> OdinService:
+class Parts(NamedTuple):
+    """What of a server others work with: those who move its clients, or tell how it is."""
+
+    factory: OdinFactory
+    hub: Hub
+    bridge: Bridge
+    context: Context
+    gateway: Gateway
+    wheel: Wheel
+    status: Status
+    metrics: Metrics
+    follower: Follower
+    market: Market | None
+
+
+class LocalAnswers:
+    """What this process says of itself."""
+
+    def __init__(self, status: Status, metrics: Metrics) -> None:
+        self._status = status
+        self._metrics = metrics
+
+    def answer(self, page: str) -> Deferred[Answer]:
+        if page == "metrics":
+            return succeed((200, exposition(self._metrics.families())))
+        body = self._status.health() if page == "health" else self._status.stats()
+        return succeed((503 if body.get("status") == "unhealthy" else 200, encode(body) + b"\n"))
+
+
+class _AnswersForAll:
+    """What the supervisor says of all workers; of this one alone if nobody answers."""
+
+    def __init__(self, ask: Callable[[str], Deferred[Answer]], local: LocalAnswers) -> None:
+        self._ask = ask
+        self._local = local
+
+    def answer(self, page: str) -> Deferred[Answer]:
+        return self._ask(page).addErrback(lambda _failure: self._local.answer(page))
+
+
+def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinService:
     """Odin as `config` says, ready to be started.
 
     Raises: ConfigError for a key or a file that cannot be used.
@@ -105,22 +137,14 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     loop = reactors.event_loop(reactor)
     soon = reactors.call_soon(reactor)
     clock = time.monotonic
-    node = config.server.node or f"{socket.gethostname().split('.')[0]}-{secrets.token_hex(3)}"
+    node = place.node or node_name(config)
     metrics = Metrics()
-    secret = config.auth.jwt_secret or ("" if config.production else secrets.token_hex(32))
-    verifier = _verifier(config, secret)
+    secret = config.auth.jwt_secret or place.secret or made_up_secret(config)
+    verifier = components.verifier_of(config, secret)
     hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
-    bus = _bus(config, loop, node)
+    bus = components.bus_of(config, loop, node)
     delivery = config.delivery
-    history = History(
-        Bounds(
-            messages=delivery.history_messages,
-            size=delivery.history_size,
-            age_s=delivery.history_age_s,
-            channels=delivery.snapshot_channels,
-            channels_size=delivery.snapshot_size,
-        )
-    )
+    history = History(components.bounds_of(config))
     bridge = Bridge(
         bus,
         hub,
@@ -132,6 +156,7 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         wall=time.time,
         meter=metrics,
     )
+    follower = Follower(bus, bridge, follows=place.successor and not bus.stores)
     context = Context(
         hub=hub,
         bridge=bridge,
@@ -158,14 +183,15 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     pages: dict[str, Resource] = {}
     site = Site(
         Root(pages), reactor,
-        idle_timeout_s=_HTTP_IDLE_S, max_body_bytes=config.server.max_message_bytes,
+        idle_timeout_s=HTTP_IDLE_S, max_body_bytes=config.server.max_message_bytes,
     )  # fmt: skip
     factory = OdinFactory(
         reactor=reactor,
         context=context,
-        admissions=_admissions(config, verifier, origins, metrics),
-        times=_times(config),
-        max_connections=descriptors.room_for(config.websocket.max_connections),
+        admissions=components.admissions_of(config, place, verifier, origins, metrics),
+        times=components.times_of(config),
+        seats=components.seats_of(config, place),
+        most_transports=max(1, descriptors.limit() - _CROWD_RESERVE),
         compression=config.websocket.enable_compression,
         wheel=wheel,
         meter=metrics,
@@ -173,7 +199,10 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         echo=EchoProtocol if config.echo else None,
     )
     status = Status(hub=hub, bridge=bridge, edge=factory, conversation=context, loop=loop)
-    inner = _inner_pages(config, metrics, status)
+    answers: Answers = LocalAnswers(status, metrics)
+    if place.ask is not None:
+        answers = _AnswersForAll(place.ask, LocalAnswers(status, metrics))
+    inner = inner_pages(config, answers)
     pages |= inner if config.metrics.port is None else {"health": inner["health"]}
     pages |= _public_pages(
         config,
@@ -190,7 +219,31 @@ def make_service(config: Config, reactor: Any) -> OdinService:
     site.resource = Root(pages)
     count_at_scrape(metrics, factory, bridge, context)
 
+    gateway = Gateway(
+        reactor,
+        factory,
+        hub,
+        Transport.configured(
+            reactor,
+            read_bytes=config.websocket.read_buffer_bytes,
+            write_bytes=config.websocket.write_buffer_bytes,
+            max_pending=delivery.max_pending_bytes,
+        ),
+        own=(lambda: own_sockets(config)) if place.worker is None else list,
+        endpoints=[
+            (text, components.endpoint_of(text, reactor, shared=place.worker is not None))
+            for text in config.endpoints
+        ],
+        at_once=place.worker is None,
+        stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
+        listening=lambda listening: setattr(status, "listening", listening),
+    )
+    market = Market(bus, reactor) if config.demo and not place.worker else None
+
     service = OdinService()
+    service.parts = Parts(
+        factory, hub, bridge, context, gateway, wheel, status, metrics, follower, market
+    )
     sampler = Sampler(
         reactor, metrics, status, lambda: bridge.sent, config.metrics.update_interval_s
     )
@@ -199,111 +252,30 @@ def make_service(config: Config, reactor: Any) -> OdinService:
         service.addService(each)
     if config.auth.jwks_url:
         service.addService(KeyKeeper(verifier, config.auth.jwks_url, reactor))
-    if config.metrics.port is not None:
-        service.addService(_inner_listener(config, inner, reactor))
-    service.addService(
-        Gateway(
-            reactor,
-            factory,
-            hub,
-            Transport.configured(
-                reactor,
-                read_bytes=config.websocket.read_buffer_bytes,
-                write_bytes=config.websocket.write_buffer_bytes,
-                max_pending=delivery.max_pending_bytes,
-            ),
-            host=config.server.host,
-            port=config.server.port if settings.listens_plain(config) else None,
-            endpoints=[(text, _endpoint(text, reactor)) for text in config.endpoints],
-            send_buffer=delivery.send_buffer_bytes,
-            stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
-            listening=lambda listening: setattr(status, "listening", listening),
-        )
-    )
-    if config.demo:
-        service.addService(Market(bus, reactor))
+    if place.worker is None:
+        if config.metrics.port is not None:
+            inner["drain"] = DrainPage(reactor, reactor.stop)
+            service.addService(inner_listener(config, inner, reactor))
+        service.addService(systemd.Watchdog(reactor, lambda: True))
+        warn_of_descriptors(config, 1)
+    service.addService(gateway)
+    if market is not None and not follower.following:
+        service.addService(market)
     return service
 
 
-def _bus(config: Config, loop: Any, node: str) -> IBus:
-    if settings.uses_memory_bus(config):
-        return MemoryBus()
-    from odin.bus.nats import NatsBus  # noqa: PLC0415 - 4 MB that the demo does not need
-
-    if loop is None:
-        raise ConfigError("NATS needs the odin or asyncio reactor (nats-py runs on asyncio)")
-    return NatsBus(config.nats, loop, node)
-
-
-def _endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
-    """An endpoint as twistd's users write it: `ssl:3443:privateKey=key.pem:certKey=cert.pem`."""
-    try:
-        return cast("IStreamServerEndpoint", serverFromString(reactor, text))
-    except (ImportError, AttributeError):
-        raise ConfigError(f"--endpoint {text}: TLS needs: pip install odin[tls]") from None
-    except Exception as error:  # ValueError, OSError, or whatever OpenSSL and the plugins raise
-        raise ConfigError(f"--endpoint {text}: {error or type(error).__name__}") from None
-
-
-def _verifier(config: Config, secret: str) -> TokenVerifier:
-    auth = config.auth
-    keys = {}
-    if auth.jwt_public_key:
-        pem = auth.jwt_public_key
-        if "-----BEGIN" not in pem:
-            try:
-                with open(pem, encoding="ascii") as file:
-                    pem = file.read()
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    f"auth.jwtPublicKey: neither a PEM text nor a file that can be read: {error}"
-                ) from None
-        try:
-            keys[""] = load_public_key(pem)
-        except ValueError:
-            raise ConfigError("auth.jwtPublicKey: no public key in PEM format") from None
-    return TokenVerifier(
-        secret=secret,
-        public_keys=keys,
-        algorithms=settings.algorithms(auth),
-        audience=auth.audience,
-        issuer=auth.issuer,
+def report(service: OdinService, worker: int, pid: int) -> Report:
+    """How this process is, for the supervisor."""
+    parts = service.parts
+    return Report(
+        worker=worker,
+        pid=pid,
+        ready=parts.status.not_ready() is None,
+        connections=parts.factory.connections,
+        health=parts.status.health(),
+        stats=parts.status.stats(),
+        metrics=parts.metrics.families(),
     )
-
-
-def _admissions(
-    config: Config, verifier: TokenVerifier, origins: OriginPolicy, metrics: Metrics
-) -> Admissions:
-    return Admissions(
-        path=config.websocket.path,
-        echo_path=ECHO_PATH if config.echo else None,
-        origins=origins,
-        proxies=TrustedProxies(config.server.trusted_proxies),
-        addresses=AddressLimit(config.limits.connections_per_second_per_address),
-        verifier=verifier,
-        require_auth=config.auth.require_auth,
-        max_channels=config.limits.channels_per_client,
-        clock=time.monotonic,
-        auth_failed=metrics.auth_failed,
-    )
-
-
-def _times(config: Config) -> Times:
-    return Times(
-        handshake_s=config.websocket.handshake_timeout_s,
-        read_s=config.server.read_timeout_s,
-        write_s=config.server.write_timeout_s,
-        ping_interval_s=config.websocket.ping_interval_s,
-        pong_s=config.websocket.pong_timeout_s,
-    )
-
-
-def _inner_pages(config: Config, metrics: Metrics, status: Status) -> dict[str, Resource]:
-    """What an operator reads: public, unless there is an internal listener."""
-    pages: dict[str, Resource] = {"health": Health(status), "stats": Stats(status)}
-    if config.metrics.enable_prometheus:
-        pages[config.metrics.metrics_path] = MetricsPage(metrics.registry)
-    return pages
 
 
 def _public_pages(
@@ -319,14 +291,3 @@ def _public_pages(
     if not config.production and "HS256" in settings.algorithms(config.auth):
         pages["auth/token"] = TokenPage(secret, config.auth.token_expiration_s)
     return pages
-
-
-def _inner_listener(config: Config, pages: dict[str, Resource], reactor: Any) -> IService:
-    """The internal listener, for /metrics, /stats and /health only."""
-    host = config.metrics.host or config.server.host
-    endpoint = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-    port = config.metrics.port
-    site = Site(Root(pages), reactor, idle_timeout_s=_HTTP_IDLE_S, max_body_bytes=0)
-    service = StreamServerEndpointService(endpoint(reactor, port, interface=host), site.plain())
-    service._raiseSynchronously = True
-    return service

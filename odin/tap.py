@@ -15,12 +15,14 @@ from odin.config import Config
 from odin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from odin.fleet import FleetService
     from odin.service import OdinService
 
 _PARAMETERS = {
     "host": "server.host",
     "port": "server.port",
     "nats-url": "nats.url",
+    "workers": "server.workers",
 }
 
 
@@ -39,6 +41,13 @@ class Options(usage.Options):
         ["host", "H", None, "address to listen on [default: 0.0.0.0]"],
         ["config", "c", None, "JSON configuration file (see etc/odin.json)"],
         ["nats-url", None, None, "NATS servers, comma-separated; memory:// for none"],
+        [
+            "workers",
+            "w",
+            None,
+            "worker processes that act as one server, or auto: one per core; with a "
+            "supervisor that restarts them and replaces them on SIGHUP [default: 0, none]",
+        ],
         ["log-format", None, "text", "text, or json: one object per line"],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
@@ -48,10 +57,17 @@ class Options(usage.Options):
             None,
             "also serve /echo, which sends back what it gets (for the Autobahn Testsuite)",
         ],
+        ["embedded-nats", None, "start a nats-server for the workers, at nats.url"],
         ["demo", None, "feed a simulated market to the clients, without a broker"],
         ["print-config", None, "print the effective configuration, and exit"],
     ]
     config: Config
+    arguments: list[str]
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Also keeps the words: workers get the same."""
+        self.arguments = list(options or [])
+        super().parseOptions(options)
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,14 +92,11 @@ class Options(usage.Options):
         }
         if self["require-auth"]:
             options["auth.requireAuth"] = "true"
+        if self["embedded-nats"]:
+            options["nats.embedded"] = "true"
+        self._options = options
         try:
-            self.config = loading.load(
-                path=self["config"],
-                options=options,
-                demo=bool(self["demo"]),
-                echo=bool(self["echo"]),
-                endpoints=self._endpoints,
-            )
+            self.config = self.load()
         except ConfigError as error:
             sys.exit(f"odin: {error}")  # a UsageError would put the whole help before the line
         if self["print-config"]:
@@ -91,13 +104,28 @@ class Options(usage.Options):
             sys.exit(0)
         self._settle_reactor()
 
+    def load(self) -> Config:
+        """The configuration as it is now. Raises: ConfigError."""
+        return loading.load(
+            path=self["config"],
+            options=self._options,
+            demo=bool(self["demo"]),
+            echo=bool(self["echo"]),
+            endpoints=self._endpoints,
+        )
+
+    def log_file(self) -> str | None:
+        """What twistd logs to; None for standard output."""
+        parent: dict[str, Any] = self.parent or {}
+        path = parent.get("logfile") or (None if parent.get("nodaemon", True) else "twistd.log")
+        return None if path == "-" else path
+
     def log_observer(self) -> ILogObserver | None:
         """What twistd should log to; None if its own `--logger` says."""
         parent: dict[str, Any] = self.parent or {}
         if parent.get("logger"):
             return None
-        path = parent.get("logfile") or (None if parent.get("nodaemon", True) else "twistd.log")
-        return logs.observer(self["log-format"], path)
+        return logs.observer(self["log-format"], self.log_file())
 
     def _settle_reactor(self) -> None:
         from odin.process import reactors  # noqa: PLC0415 - not before it is wanted
@@ -110,19 +138,32 @@ class Options(usage.Options):
             )
 
 
-def makeService(options: Options) -> "OdinService":
-    """Odin's services, for twistd."""
+def makeService(options: Options) -> "OdinService | FleetService":
+    """Odin's services, for twistd: a server, or the supervisor of several."""
     from twisted.internet import reactor  # noqa: PLC0415 - installed by now
 
     from odin.process import reactors, signals  # noqa: PLC0415
-    from odin.service import make_service  # noqa: PLC0415
 
     if reactors.event_loop(reactor) is None:
         raise usage.UsageError("this reactor cannot run Odin: use odin or asyncio")
+    service: OdinService | FleetService
     try:
-        service = make_service(options.config, reactor)
+        if loading.worker_count(options.config):
+            from odin.fleet import make_fleet  # noqa: PLC0415 - each its own half of Odin
+
+            service = make_fleet(
+                options.config,
+                reactor,
+                arguments=options.arguments,
+                log_file=options.log_file(),
+                reload=options.load,
+            )
+        else:
+            from odin.service import make_service  # noqa: PLC0415
+
+            service = make_service(options.config, reactor)
+            signals.graceful(reactor)
     except ConfigError as error:
         sys.exit(f"odin: {error}")
     service.log_observer = options.log_observer()
-    signals.graceful(reactor)
     return service

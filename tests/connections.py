@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from odin.access.limits import AddressLimit, RateLimit
+from odin.access.limits import AddressLimit, RateLimit, Seats
 from odin.access.origins import OriginPolicy, TrustedProxies
 from odin.access.tokens import TokenVerifier
 from odin.bus.bridge import Bridge
@@ -170,6 +170,7 @@ class Server:
             wall=seconds,
             auth_failed=self.metrics.auth_failed,
         )
+        self.context.run = "0"
         self.wheel = Wheel(self.clock, self.soon.append)
         self.wheel.startService()
         root = Root({"livez": Livez(), "ws": UpgradeOnly()})
@@ -190,7 +191,8 @@ class Server:
                 auth_failed=self.metrics.auth_failed,
             ),
             times=Times(handshake_s=10, read_s=5, write_s=10, ping_interval_s=25, pong_s=10),
-            max_connections=full_at,
+            seats=Seats(full_at),
+            most_transports=1_000_000,
             compression=True,
             wheel=self.wheel,
             meter=self.metrics,

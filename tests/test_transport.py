@@ -7,7 +7,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from odin.gateway.transport import Port, Transport, sweep
+from odin.gateway.transport import Transport, sweep
+from odin.process.listeners import listen
 
 
 class NotingReactor:
@@ -215,10 +216,8 @@ class TransportTests(SynchronousTestCase):
 class PortTests(SynchronousTestCase):
     def test_no_delay_is_inherited(self):
         """A message never waits for the acknowledgement of the one before (Nagle)."""
-        listener = Port(0, None, reactor=NotingReactor()).createInternetSocket()
+        listener = listen("127.0.0.1", 0)
         self.addCleanup(listener.close)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
         with socket.create_connection(listener.getsockname()):
             listener.setblocking(True)
             accepted, _ = listener.accept()

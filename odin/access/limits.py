@@ -1,9 +1,17 @@
-"""Token buckets: how many messages a client, how many connections an address.
+"""How much: token buckets for messages and connections, and seats for connections.
 
 A bucket is one number, the theoretical arrival time (TAT) of the generic cell rate algorithm
 (ITU-T I.371): it says when the bucket will be full again. A resting client keeps the shared 0.0.
+
+
+Several workers that are one server share memory for the connections: each address has one bucket
+for all, and each worker sees how many seats the others have taken. Nothing is locked, so workers
+that decide at the same instant may let in one too many each: of a limit L with N workers never
+more than L + N - 1.
 """
 
+import struct
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from odin.errors import RateLimited
@@ -64,3 +72,61 @@ class AddressLimit:
 
     def __len__(self) -> int:
         return len(self._tats)
+
+
+class SharedAddressLimit(AddressLimit):
+    """The same for several workers: the buckets are in a table that all of them see.
+
+    The table is sets of four (digest of the address, TAT). An address whose set is full takes the
+    place of the one that has rested longest.
+    """
+
+    _ENTRY: Final = struct.Struct("=Qd")
+    _WAYS: Final = 4
+
+    def __init__(self, per_second: float, table: memoryview, key: bytes) -> None:
+        """`key`: the same for all workers, unknown to clients, so that nobody can aim at a set."""
+        super().__init__(per_second)
+        self._table = table
+        self._key = key
+        self._sets = len(table) // (self._WAYS * self._ENTRY.size)
+
+    def take(self, address: str, now: float) -> None:
+        if not self._limit.rate:
+            return
+        digest = int.from_bytes(blake2b(address.encode(), digest_size=8, key=self._key).digest())
+        entry, table = self._ENTRY, self._table
+        start = digest % self._sets * self._WAYS * entry.size
+        places = range(start, start + self._WAYS * entry.size, entry.size)
+        known = [(*entry.unpack_from(table, at), at) for at in places]
+        tat, at = next(((tat, at) for name, tat, at in known if name == digest), (None, 0))
+        if tat is None:
+            tat, at = 0.0, min(known, key=lambda each: each[1])[2]
+        entry.pack_into(table, at, digest, self._limit.take(tat, now))
+
+
+class Seats:
+    """How many WebSockets are open, here and in all, and whether there is room for one more."""
+
+    def __init__(
+        self, here: int, in_all: int = 0, cells: memoryview | None = None, mine: int = 0
+    ) -> None:
+        """`here`: room in this process. `in_all`: in all workers together, 0 for any number.
+        `cells`: a count for each worker; `mine` is this one's index."""
+        self.taken = 0
+        self._here = here
+        self._in_all = in_all
+        self._cells = cells
+        self._mine = mine
+
+    def change(self, by: int) -> None:
+        """Take a seat (1) or give it back (-1)."""
+        self.taken += by
+        if self._cells is not None:
+            self._cells[self._mine] = self.taken
+
+    @property
+    def full(self) -> bool:
+        if self.taken >= self._here:
+            return True
+        return bool(self._cells is not None and self._in_all and sum(self._cells) >= self._in_all)

@@ -1,5 +1,6 @@
 """Tokens that are valid by themselves, and refused all the same."""
 
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +23,17 @@ class Revocations:
             _put(self._tokens, token_id, None)
         if user_id is not None:
             _put(self._users, user_id, now)
+
+    def contents(self) -> tuple[list[str], dict[str, float]]:
+        """(tokens, users): what `refill` takes, in another process."""
+        return list(self._tokens), dict(self._users)
+
+    def refill(self, tokens: Iterable[str], users: Mapping[str, float]) -> None:
+        """Refuse what another process refused."""
+        for token_id in tokens:
+            _put(self._tokens, token_id, None)
+        for user_id, revoked_at in users.items():
+            _put(self._users, user_id, revoked_at)
 
     def refuse(self, user_id: str, token_id: str, issued_at: float | None) -> bool:
         """Whether a token is revoked. One without `iat` counts as old."""

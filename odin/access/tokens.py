@@ -65,11 +65,11 @@ class TokenVerifier:
         self._algorithms = frozenset(algorithms)
         self._audience = audience or None
         self._issuer = issuer or None
-        self._revocations = Revocations()
+        self.revocations = Revocations()
 
     def revoke(self, user_id: str | None, token_id: str | None, now: float) -> None:
         """Refuse a token by its `jti`, or all that a user has by now; see Revocations."""
-        self._revocations.add(user_id, token_id, now)
+        self.revocations.add(user_id, token_id, now)
 
     def verify(self, token: str) -> Identity:
         """The identity that `token` proves, by the wall clock of now.
@@ -107,7 +107,7 @@ class TokenVerifier:
         issued_at = claims.get("iat")
         if not isinstance(issued_at, int | float):
             issued_at = None
-        if self._revocations.refuse(identity.user_id, identity.token_id, issued_at):
+        if self.revocations.refuse(identity.user_id, identity.token_id, issued_at):
             raise Unauthorized("revoked")
         return identity
 

@@ -1,7 +1,7 @@
 """IBus <-> Hub: drop duplicates, number, encode once, remember."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -81,8 +81,9 @@ class Bridge:
         self.malformed = 0
         self.sent = 0  # messages handed to the hub
         self.last_arrived = 0.0  # on the clock
+        self.nonces = nonces
+        self.relay: Callable[[str, bytes, int], None] | None = None  # each message sent, as it came
         self._hub = hub
-        self._nonces = nonces
         self._conflate = tuple(conflate)
         self._control = control
         self._clock = clock
@@ -102,6 +103,8 @@ class Bridge:
             self.sent += 1
             self.history.add(message, arrived)
             self._hub.deliver(message, arrived)
+            if self.relay is not None:
+                self.relay(subject, payload, message.offset)
 
     def remember(self, subject: str, payload: bytes, offset: int, *, ring: bool) -> None:
         """A message of the time before this server listened: for replays and snapshots only.
@@ -149,6 +152,24 @@ class Bridge:
                 notice = FeedStatus(status="stale")
             self._hub.notify(text_frame(encode(notice)))
 
+    def adopt(self, epoch: str, offset: int, floor: int) -> None:
+        """Go on with the numbering of another process; its history above `floor` follows."""
+        self._renumber(epoch, floor)
+        self.offset = offset
+        self.live, self.live_since = True, self._clock()
+
+    def refill(self, messages: Iterable[tuple[str, int, bytes]], times: Sequence[float]) -> None:
+        """Take over (channel, offset, frame) of another process's history.
+
+        Without times they are last values of their channels.
+        """
+        for number, (subject, offset, frame) in enumerate(messages):
+            message = Message(subject, offset, frame, self._channel(subject).conflate)
+            if times:
+                self.history.add(message, times[number])
+            else:
+                self.history.remember(message)
+
     def lag_s(self) -> float:
         """Age of the last message when it arrived, in seconds; 0 if nobody can say.
 
@@ -178,7 +199,7 @@ class Bridge:
         except NotJSON:
             self._malformed(subject, now)
             return None
-        if nonce is not None and not self._nonces.add(nonce, now):
+        if nonce is not None and not self.nonces.add(nonce, now):
             self.duplicates += 1
             return None
         channel = self._channels.get(subject) or self._channel(subject)
@@ -206,7 +227,7 @@ class Bridge:
                 "not a subject: tokens separated by dots, no wildcards, spaces or controls"
             )
         nonce, _is_object = feed_nonce(payload)
-        if nonce is not None and self._nonces.seen(nonce, self._clock()):
+        if nonce is not None and self.nonces.seen(nonce, self._clock()):
             self.duplicates += 1
             raise Duplicate("a message with this nonce was seen before")
         if subject.startswith(CONTROL):

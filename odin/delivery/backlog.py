@@ -83,6 +83,30 @@ class Backlog:
         for each in notices:
             self._put(each)
 
+    def state(
+        self,
+    ) -> tuple[list[bytes], list[tuple[str, int, bytes, bool]], bool, int, list[str], int, int]:
+        """(chunks, entries, and what `conflate` takes behind a flag): all that there is to it."""
+        entries = [
+            (each.channel, each.offset, each.frame, each.conflate)
+            for each in self._entries.values()
+        ]
+        told = (self.conflating, self.skipped, list(self._names), self._from, self._to)
+        return (list(self._chunks), entries, *told)
+
+    def conflate(self, skipped: int, names: Iterable[str], from_: int, to: int) -> None:
+        """Go on as a backlog that has replaced `skipped` messages already; see `state`."""
+        self.add(())
+        if not self.conflating:
+            self.conflating = True
+            entries, self._entries, self.size = self._entries, {}, 0
+            for message in entries.values():
+                self._put(message)
+        self.skipped += skipped
+        if skipped:
+            self._names.update(names)
+            self._from, self._to = from_, to
+
     def take(self) -> bytes:
         """The next bytes to send, whole frames, at most TAKE_BYTES and one frame."""
         return self._chunks.popleft() if self._chunks else self._taken()

@@ -108,6 +108,11 @@ class History:
             self._snapshots.pop(gone.channel, None)
             self.last_size -= len(gone.frame)
 
+    def contents(self) -> tuple[list[Message], list[float], list[Message]]:
+        """(the ring, its times, the last values), each the oldest first."""
+        first = self._first
+        return self._ring[first:], self._times[first:], list(self._last.values())
+
     def covers(self, offset: int) -> bool:
         """Whether everything after `offset` is here."""
         return self.floor <= offset <= self.head

@@ -59,11 +59,14 @@ class Hub(Service):
         self.sessions += 1
         self.groups.join(session, patterns)
 
-    def unregister(self, session: Recipient) -> None:
-        """A session ended, or sent its close frame: nothing more goes to it. Idempotent."""
+    def unregister(self, session: Recipient, *, settle: bool = False) -> None:
+        """A session ended, or sent its close frame: nothing more goes to it. Idempotent.
+
+        With `settle` it first gets what was published until now.
+        """
         if session.group is not None:
             self.sessions -= 1
-            self.groups.leave(session)
+            self.groups.leave(session, settle=settle)
 
     def resubscribe(
         self, session: Recipient, patterns: frozenset[str], *, settle: bool = True

@@ -1,5 +1,6 @@
 """The window that drops duplicates: each nonce once in ten minutes, in constant time."""
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -40,6 +41,16 @@ class NonceWindow:
             self._turn(now)
         key = _key(nonce)
         return key in self._young or key in self._old
+
+    def contents(self) -> tuple[list[Nonce | bytes], list[Nonce | bytes], float]:
+        """What `refill` takes, in another process."""
+        return list(self._young), list(self._old), self._turned_at
+
+    def refill(
+        self, young: Iterable[Nonce | bytes], old: Iterable[Nonce | bytes], turned_at: float
+    ) -> None:
+        """Go on as another window was."""
+        self._young, self._old, self._turned_at = set(young), set(old), turned_at
 
     def _turn(self, now: float) -> None:
         stale = now - self._turned_at >= 2 * self._seconds

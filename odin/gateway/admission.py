@@ -10,8 +10,8 @@ from odin.errors import HandshakeRefused, RateLimited, Unauthorized
 from odin.gateway import handshake
 from odin.wire.subjects import is_pattern, permitted
 
-_SOON_S: Final = "1"
-_LATER_S: Final = "5"
+_RETRY_SOON: Final = (("Retry-After", "1"),)
+RETRY_LATER: Final = (("Retry-After", "5"),)
 
 
 class Admission(NamedTuple):
@@ -64,9 +64,9 @@ class Admissions:
         if head.path != self._path and not echo:
             raise HandshakeRefused(404, "not_found", "no WebSocket here")
         if house.draining:
-            raise HandshakeRefused(503, "draining", "restarting", (("Retry-After", _SOON_S),))
+            raise HandshakeRefused(503, "draining", "restarting", _RETRY_SOON)
         if house.full:
-            raise HandshakeRefused(503, "full", "no room", (("Retry-After", _LATER_S),))
+            raise HandshakeRefused(503, "full", "no room", RETRY_LATER)
         headers = head.headers
         if not self._origins.allows(headers.get("origin"), headers["host"]):
             raise HandshakeRefused(403, "origin", "this Origin may not connect")

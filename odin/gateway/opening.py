@@ -117,16 +117,7 @@ class OpeningProtocol(RestingProtocol):
         self.factory.meter.rejected(refusal.cause)
         self._refused = True
         self.data = b""
-        body = encode({"error": {"code": refusal.cause, "message": str(refusal)}})
-        status = refusal.status
-        lines = [
-            f"HTTP/1.1 {status} {_STATUS_TEXTS.get(status, 'Internal Server Error')}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in refusal.headers),
-        ]
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self.transport.write(refusal_of(refusal))
         # not loseConnection: with unread bytes the kernel would reset, and the answer be lost
         self.transport.loseWriteConnection()
         self.factory.wheel.set(self, _LINGER_S)
@@ -134,3 +125,17 @@ class OpeningProtocol(RestingProtocol):
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
         """From Autobahn: an extension offer that makes no sense."""
         self._refuse(HandshakeRefused(code, "bad_request", reason))
+
+
+def refusal_of(refusal: HandshakeRefused) -> bytes:
+    """The HTTP response that says so."""
+    body = encode({"error": {"code": refusal.cause, "message": str(refusal)}})
+    status = refusal.status
+    lines = [
+        f"HTTP/1.1 {status} {_STATUS_TEXTS.get(status, 'Internal Server Error')}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in refusal.headers),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

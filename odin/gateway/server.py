@@ -1,26 +1,29 @@
 """The gateway's lifetime: listen, watch the slow, and let everybody go at the end."""
 
+import select
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from odin.delivery.hub import Hub
+from odin.gateway.drain import drain
 from odin.gateway.ordinary import OrdinaryFactory
+from odin.gateway.session import Session
 from odin.gateway.transport import Port, Transport
 from odin.gateway.websocket import OdinFactory
-from odin.wire.codes import CloseCode, close_reason
+from odin.process import listeners
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-_BACKLOG: Final = 4096
-_CLOSE_SLICE: Final = 200  # clients told to go, before the reactor gets a turn
 _LOOK_EVERY_S: Final = 1.0
+_DRAIN_SHARE: Final = 0.6  # of the time to stop: the rest is for the last to answer
 
 
 class Gateway(Service):
@@ -35,26 +38,25 @@ class Gateway(Service):
         hub: Hub,
         transport: type[Transport],
         *,
-        host: str,
-        port: int | None,
+        own: Callable[[], Sequence[socket.socket]],
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
-        send_buffer: int,
+        at_once: bool,
         stop_timeout_s: float,
         listening: Callable[[bool], None],
     ) -> None:
-        """`port`: None to listen at the (description, endpoint) pairs only. `send_buffer`: see
-        transport.Port. `listening` is told when the ports open and close."""
-        self.port: Port | None = None
+        """`own`: opens the sockets to listen on. `endpoints`: (description, endpoint) pairs.
+        `at_once`: listen from the start; a worker waits until it is told (`listen_on`).
+        `listening` is told when the ports open and close."""
+        self.transport = transport
+        self.stop_timeout_s = stop_timeout_s
         self._reactor = reactor
         self._factory = factory
         self._hub = hub
-        self._transport = transport
-        self._host = host
-        self._number = port
-        self._send_buffer = send_buffer
+        self._own = own
+        self._at_once = at_once
         self._endpoints = endpoints
+        self._ports: dict[int, list[Port]] = {}  # by the number of the worker they are for
         self._others: list[IListeningPort] = []
-        self._stop_timeout_s = stop_timeout_s
         self._listening = listening
         self._watch = LoopingCall(self._watch_slow)
         self._watch.clock = reactor
@@ -62,23 +64,37 @@ class Gateway(Service):
     def startService(self) -> None:
         """Raises: CannotListenError."""
         super().startService()
-        if self._number is not None:
-            self._listen(self._number)
-        for text, endpoint in self._endpoints:
-            self._listen_at(text, endpoint)
-        self._listening(True)
+        if self._at_once:
+            self.listen_on(0, self._own())
         self._watch.start(_LOOK_EVERY_S, now=False)
 
-    def _listen(self, number: int) -> None:
-        port = Port(number, self._factory, _BACKLOG, self._host, self._reactor)
-        port.transport = self._transport
-        port.send_buffer = self._send_buffer
-        port.startListening()
-        self.port = port
-        self._log.info("Odin listens on {host}:{port}", host=self._host, port=port.getHost().port)
+    def listen_on(self, number: int, sockets: Sequence[socket.socket]) -> None:
+        """Accept from these sockets, and at the endpoints; `number` is for `release`."""
+        for sock in sockets:
+            port = Port.on(sock, self._factory, self.transport, self._reactor)
+            self._ports.setdefault(number, []).append(port)
+            host, bound = listeners.name_of(sock)
+            sock.close()
+            self._log.info("Odin listens on {host}:{port}", host=host, port=bound)
+        if not self._others:
+            for text, endpoint in self._endpoints:
+                self._listen_at(text, endpoint)
+        self._listening(True)
+
+    def release(self, number: int) -> None:
+        """Accept no more from the sockets of `number`, which somebody else holds as well."""
+        for port in self._ports.pop(number, ()):
+            port.stopListening()
+
+    def release_all(self) -> None:
+        """Accept no more from anything, for another process takes over."""
+        for number in list(self._ports):
+            self.release(number)
+        self._close_others()
+        self._listening(False)
 
     def _listen_at(self, text: str, endpoint: IStreamServerEndpoint) -> None:
-        factory = OrdinaryFactory(self._factory, self._reactor, self._transport.max_pending)
+        factory = OrdinaryFactory(self._factory, self._reactor, self.transport.max_pending)
         failures: list[Failure] = []
         endpoint.listen(factory).addCallbacks(self._others.append, failures.append)
         if failures:  # endpoints listen at once, or fail at once
@@ -87,8 +103,14 @@ class Gateway(Service):
         name = f"{where.host}:{where.port}" if hasattr(where, "port") else repr(where.name)
         self._log.info("Odin listens at {kind}:{name}", kind=text.partition(":")[0], name=name)
 
+    def _close_others(self) -> list[Deferred[None]]:
+        others, self._others = self._others, []
+        for each in others:
+            _empty(each)
+        return [each.stopListening() or succeed(None) for each in others]
+
     def stopService(self) -> Deferred[None]:
-        """Accept no more, send what waits, close everybody with 1001, and wait for their answer."""
+        """Accept no more, send what waits, let everybody go, and wait for their answer."""
         super().stopService()
         self._factory.draining = True
         self._listening(False)
@@ -98,24 +120,25 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         reactor, factory = self._reactor, self._factory
-        if self.port is not None:
-            await self.port.stopListening()
-        for other in self._others:
-            await maybeDeferred(other.stopListening)
+        stop_at = reactor.seconds() + self.stop_timeout_s
+        for port in [each for ports in self._ports.values() for each in ports]:
+            listeners.stop_arrivals(port.socket)
+            _empty(port)
+            await (port.stopListening() or succeed(None))
+        for closing in self._close_others():
+            await closing
         self._hub.flush()
-        stop_at = reactor.seconds() + self._stop_timeout_s
-        told = 0
-        for group in self._hub.groups:
-            for session in group:
-                session.close(CloseCode.GOING_AWAY, close_reason("going_away", "the server stops"))
-                told += 1
-                if told % _CLOSE_SLICE == 0:
-                    await deferLater(reactor, 0)
+        told = await drain(reactor, self.sessions(), self.stop_timeout_s * _DRAIN_SHARE)
         while factory.connections and reactor.seconds() < stop_at:
             await deferLater(reactor, 0.02)
         self._log.info(
             "{told} clients told to go, {left} did not answer", told=told, left=factory.connections
         )
+
+    def sessions(self) -> list[Session]:
+        """Everybody who is connected, but for /echo."""
+        found: list[Any] = [each for group in self._hub.groups for each in group]
+        return found
 
     def _watch_slow(self) -> None:
         """End the connections whose peer took nothing for `writeTimeout`."""
@@ -124,3 +147,12 @@ class Gateway(Service):
             progress_at = protocol.transport.progress_at
             if progress_at is not None and progress_at < stalled_before:
                 protocol.stalled()
+
+
+def _empty(port: Any) -> None:
+    """Accept those who wait, so that closing the port resets nobody."""
+    if hasattr(port, "doRead"):
+        poll = select.poll()
+        poll.register(port.fileno(), select.POLLIN)
+        while poll.poll(0):
+            port.doRead()

@@ -1,6 +1,7 @@
 """One client's conversation, no I/O: requests in, replies and notices out."""
 
 from collections.abc import Callable, Iterable
+from secrets import token_hex
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -35,8 +36,10 @@ from odin.wire.messages import (
     HeartbeatReply,
     Ping,
     Pong,
+    Position,
     Publish,
     PublishAck,
+    Reconnect,
     Rejection,
     Reply,
     Subscribe,
@@ -117,17 +120,19 @@ class Context:
         self.wall = wall
         self.auth_failed = auth_failed
         self.started = monotonic()
-        self.opened = 0  # sessions so far; numbers the client ids
+        self.opened = 0  # sessions so far
+        self.numbered = 0  # the last number of a client id
         self.received = 0  # messages from clients
         self.replied = 0  # messages to single clients
         self.conflated = 0
         self.dropped = 0
         self._nonces = 0
+        self.run = token_hex(3)  # a node's nonces stay different over a restart
 
     def nonce(self) -> str:
         """A new nonce for one of our own messages."""
         self._nonces += 1
-        return f"{self.node}-{self._nonces}"
+        return f"{self.node}-{self.run}-{self._nonces}"
 
     def wall_ms(self) -> int:
         return int(self.wall() * 1000)
@@ -141,7 +146,8 @@ class Session(Outflow):
     """
 
     __slots__ = (
-        "_context", "_explicit", "_offences", "_tat", "_warned", "identity", "number", "opened_at",
+        "_context", "_explicit", "_offences", "_tat", "_warned", "awaiting", "identity", "number",
+        "opened_at",
     )  # fmt: skip
 
     _log = Logger()
@@ -151,6 +157,7 @@ class Session(Outflow):
         self._context = context
         self.identity = identity
         self.number = 0
+        self.awaiting = 0  # answers of the broker that are outstanding
         self.opened_at = 0.0
         self._tat = 0.0
         self._offences: tuple[tuple[str, float], ...] = ()  # (kind, when)
@@ -169,7 +176,8 @@ class Session(Outflow):
         """
         context = self._context
         context.opened += 1
-        self.number = context.opened
+        context.numbered += 1
+        self.number = context.numbered
         self.opened_at = context.monotonic()
         self.outlet, self.sink = outlet, sink
         now_ms = context.wall_ms()
@@ -239,6 +247,12 @@ class Session(Outflow):
             self._reply(TokenExpiring(expiresAt=expires_at))
         return left + _GRACE_S
 
+    def expect_restart(self, after_ms: int) -> None:
+        """Tell the client that the connection will be closed, and where it is in the feed."""
+        bridge = self._context.bridge
+        resume = Position(epoch=bridge.epoch, offset=bridge.offset)
+        self._reply(Reconnect(afterMs=after_ms, resume=resume))
+
     def _default(self) -> frozenset[str]:
         """What a client gets that never subscribed: everything it may see."""
         channels = self.identity.channels
@@ -275,6 +289,7 @@ class Session(Outflow):
             patterns = self._explicit_patterns().union(subscribed)
             found = self._context.replays.replay(patterns, recover.epoch, recover.offset)
         if isinstance(found, Deferred):
+            self._await(found)
             found.addCallback(self._subscribed, request, subscribed, rejected)
             found.addErrback(lambda failure: self._failed("recovering", failure, request.id))
         else:
@@ -372,10 +387,21 @@ class Session(Outflow):
         if not permitted(self.identity.publish, request.channel):
             raise Forbidden("the token does not permit publishing here")
         done = self._context.bridge.publish(request.channel, bytes(request.data))
+        self._await(done)
         done.addCallbacks(
             lambda _: self._reply(PublishAck(id=request.id)),
             lambda failure: self._failed("publishing", failure, request.id),
         )
+
+    def _await(self, answer: "Deferred[Any]") -> None:
+        """Count an answer as outstanding until it is there."""
+        self.awaiting += 1
+
+        def there(result: Any) -> Any:
+            self.awaiting -= 1
+            return result
+
+        answer.addBoth(there)
 
     def _failed(self, what: str, failure: Failure, request_id: int | str | None) -> None:
         error = failure.value

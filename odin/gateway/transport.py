@@ -19,6 +19,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 
+_REFUSE_AT_ONCE = 100
 _send = socket.socket.send  # unbound: one look-up less for each of 1000 recipients
 
 
@@ -182,6 +183,21 @@ class Transport(tcp.Server):
         if self.pending > self.max_pending:
             cast("Listener", self.protocol).overflowed(self.pending)
 
+    def waiting(self) -> bytes:
+        """A copy of the bytes that wait."""
+        return b"".join([self.dataBuffer[self.offset :], *self._tempDataBuffer])
+
+    def give_away(self) -> None:
+        """Close our descriptor, and nothing else: another process has the connection.
+
+        The descriptor must be out of the reactor already (stopReading, stopWriting).
+        """
+        self.connected, self.disconnected = 0, 1
+        self._tempDataBuffer, self._tempDataLen, self.dataBuffer = (), 0, b""
+        self.socket.close()
+        self.fd = -1
+        del self.protocol, self.socket
+
     def doRead(self) -> Any:
         """As tcp.Connection does it, in one call."""
         try:
@@ -247,18 +263,44 @@ def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 
 
 class Port(tcp.Port):
-    """A listening port whose connections are `transport`s, a subclass of Transport.
+    """Accepts connections from a listening socket; they are `transport`s.
 
-    `send_buffer`: bytes that the kernel may hold for one connection (SO_SNDBUF; it counts twice
-    that, with its own overhead), 0 for its own choice, which grows to megabytes.
+    When the factory is `crowded`, descriptors run out: whoever comes gets `refusal`, and none is
+    kept.
     """
 
-    send_buffer = 0
+    @classmethod
+    def on(
+        cls, sock: socket.socket, factory: Any, transport: type[Transport], reactor: Any
+    ) -> "Port":
+        """A port for a socket, which may be closed afterwards; it listens."""
+        port = cast(
+            "Port", cls._fromListeningDescriptor(reactor, sock.fileno(), sock.family, factory)
+        )
+        port.transport = transport
+        port.startListening()
+        return port
 
-    def createInternetSocket(self) -> socket.socket:
-        """Options that every connection inherits, and that cost nothing there."""
-        listener = cast("socket.socket", super().createInternetSocket())
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.send_buffer:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
-        return listener
+    factory: Any
+
+    def doRead(self) -> None:
+        if not self.factory.crowded:
+            super().doRead()
+            return
+        for _ in range(_REFUSE_AT_ONCE):
+            try:
+                sock, _address = self.socket.accept()
+            except OSError:
+                return
+            with sock:
+                self._refuse(sock)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        """Answer before the request, and close so that the answer is not lost in a reset."""
+        sock.setblocking(False)
+        try:
+            sock.send(self.factory.refusal())
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(1 << 16)
+        except OSError:
+            pass

@@ -17,15 +17,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin import __version__
+from odin.access.limits import Seats
+from odin.errors import HandshakeRefused
 from odin.gateway import handshake
-from odin.gateway.admission import Admission, Admissions
+from odin.gateway.admission import RETRY_LATER, Admission, Admissions
 from odin.gateway.deflate import (
     accept_any_deflate,
     accept_deflate,
     accept_none,
     is_deflate_offer,
 )
-from odin.gateway.opening import HttpChannel, OpeningProtocol
+from odin.gateway.opening import HttpChannel, OpeningProtocol, refusal_of
 from odin.gateway.session import Context, Session
 from odin.gateway.timers import Wheel
 from odin.wire.codes import ABNORMAL, NO_STATUS, CloseCode, close_reason
@@ -82,6 +84,7 @@ class OdinProtocol(OpeningProtocol):
 
     def connectionMade(self) -> None:
         self.begin()
+        self.factory.transports += 1
         self.factory.wheel.set(self, self.factory.times.handshake_s)
 
     def dataReceived(self, data: bytes) -> None:
@@ -97,6 +100,7 @@ class OdinProtocol(OpeningProtocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         factory = self.factory
+        factory.transports -= 1
         factory.wheel.clear(self)
         factory.behind.discard(self)
         if self._http is not None:
@@ -142,6 +146,11 @@ class OdinProtocol(OpeningProtocol):
     @property
     def behind(self) -> bool:
         return bool(self.transport.behind)
+
+    @property
+    def pinged(self) -> bool:
+        """Whether a pong is awaited."""
+        return self._ping == _PINGED
 
     def hold(self, data: bytes, sent: int) -> None:
         self.transport.hold(data, sent)
@@ -222,7 +231,7 @@ class OdinProtocol(OpeningProtocol):
         factory = self.factory
         admission: Admission = self._admission
         self.session = session = self._session(admission)
-        factory.connections += 1
+        factory.seats.change(1)
         factory.opened += 1
         session.open(self, self.transport.sink, admission.channels)
         if self._answer:
@@ -319,25 +328,28 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         context: Context,
         admissions: Admissions,
         times: Times,
-        max_connections: int,
+        seats: Seats,
+        most_transports: int,
         compression: bool,
         wheel: Wheel,
         meter: Meter,
         http: Callable[[], HttpChannel],
         echo: type[OdinProtocol] | None = None,
     ) -> None:
+        """`most_transports`: connections of all kinds, beyond which descriptors run out."""
         super().__init__(server=f"Odin/{__version__}", reactor=reactor)
         self.context = context
         self.times = times
         self.wheel = wheel
         self.meter = meter
         self.http = http
-        self.connections = 0  # open WebSockets
-        self.opened = 0  # since the start
+        self.seats = seats
+        self.opened = 0  # WebSockets since the start
+        self.transports = 0  # connections of all kinds
+        self._most_transports = most_transports
         self.draining = False
         self.behind: set[OdinProtocol] = set()
         self._admissions = admissions
-        self._max_connections = max_connections
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
@@ -358,8 +370,23 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
             )
 
     @property
+    def connections(self) -> int:
+        """Open WebSockets."""
+        return self.seats.taken
+
+    @property
     def full(self) -> bool:
-        return self.connections >= self._max_connections
+        return self.seats.full
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no descriptor for one more connection, of whatever kind."""
+        return self.transports >= self._most_transports
+
+    def refusal(self) -> bytes:
+        """What somebody gets for whom there is no descriptor; counted."""
+        self.meter.rejected("full")
+        return refusal_of(HandshakeRefused(503, "full", "no room", RETRY_LATER))
 
     def buildProtocol(self, _address: object) -> OdinProtocol:
         return cast("OdinProtocol", self.protocol())
@@ -370,7 +397,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
 
     def ended(self, protocol: OdinProtocol, session: Session) -> None:
         """A WebSocket is gone: count it, by its close code and who began."""
-        self.connections -= 1
+        self.seats.change(-1)
         if protocol.closedByMe or (protocol.droppedByMe and not protocol.wasClean):
             initiator, code = "server", protocol.localCloseCode or ABNORMAL
         elif protocol.wasClean:

@@ -3,15 +3,11 @@
 import resource
 from typing import Final
 
-_RESERVE: Final = 64  # for listeners, the broker, files, the HTTP side
+RESERVE: Final = 64  # for listeners, the broker, files, the HTTP side
 
 
-def room_for(wanted: int) -> int:
-    """How many connections there may be, at most `wanted` (0 = as many as can be).
-
-    Raises the soft limit to the hard one first. Above the answer a client gets 503 before the
-    process runs out.
-    """
+def limit() -> int:
+    """How many descriptors this process may have; raises the soft limit to the hard one first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         try:
@@ -19,5 +15,13 @@ def room_for(wanted: int) -> int:
             soft = hard
         except (OSError, ValueError):
             pass
-    room = max(1, soft - _RESERVE)
+    return soft
+
+
+def room_for(wanted: int) -> int:
+    """How many connections there may be, at most `wanted` (0 = as many as can be).
+
+    Above the answer a client gets 503 before the process runs out.
+    """
+    room = max(1, limit() - RESERVE)
     return min(wanted, room) if wanted else room

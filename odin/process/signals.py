@@ -1,32 +1,48 @@
-"""SIGTERM, SIGINT, SIGHUP: the first stops in order, with exit status 0; the second at once."""
+"""SIGTERM, SIGINT, SIGHUP: the first stops in order, with exit status 0; the second at once.
 
+A supervisor has its own meaning for SIGHUP.
+"""
+
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 _log = Logger()
 
 
-def graceful(reactor: Any) -> None:
-    """Take the signals over once `reactor` runs.
+def graceful(
+    reactor: Any,
+    *,
+    only: Iterable[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    on_hangup: Callable[[], object] | None = None,
+) -> None:
+    """Take the signals over once `reactor` runs. `on_hangup`: what SIGHUP does instead.
 
     Twisted's own handlers would end the process with the signal's status, and a second signal
     would be an error.
     """
     signals_seen = 0
 
-    def stop(number: int, _frame: object) -> None:
+    def asked(number: int, _frame: object) -> None:
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen > 1:
             os._exit(128 + number)
         reactor.callFromThread(_stop, reactor, signal.Signals(number).name)
 
+    def hang_up(_number: int, _frame: object) -> None:
+        reactor.callFromThread(on_hangup)
+
     def install() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, stop)
+        for number in only:
+            signal.signal(number, asked)
+        if on_hangup is not None:
+            signal.signal(signal.SIGHUP, hang_up)
 
     # not before Twisted has installed its own, which it does while starting
     reactor.callWhenRunning(reactor.callLater, 0, install)
@@ -34,4 +50,10 @@ def graceful(reactor: Any) -> None:
 
 def _stop(reactor: Any, name: str) -> None:
     _log.info("{name}: stopping", name=name)
-    reactor.stop()
+    stop(reactor)
+
+
+def stop(reactor: Any) -> None:
+    """Stop the reactor, unless it does already."""
+    with contextlib.suppress(ReactorNotRunning):
+        reactor.stop()

@@ -1,21 +1,16 @@
-"""/health, /livez, /readyz: for people, for the process's keeper, for the load balancer."""
+"""/livez, /readyz: for the process's keeper, for the load balancer."""
+
+from typing import Protocol
 
 from twisted.web.server import Request
 
-from odin.status import Status
 from odin.web.resources import JsonResource, reply
 
 
-class Health(JsonResource):
-    """The whole picture; 503 when unhealthy. Degraded (no broker) still serves: 200."""
+class Ready(Protocol):
+    """Who knows whether all is ready."""
 
-    def __init__(self, status: Status) -> None:
-        super().__init__()
-        self._status = status
-
-    def render_GET(self, request: Request) -> bytes:
-        body = self._status.health()
-        return reply(request, 503 if body["status"] == "unhealthy" else 200, body)
+    def not_ready(self) -> str | None: ...
 
 
 class Livez(JsonResource):
@@ -28,7 +23,7 @@ class Livez(JsonResource):
 class Readyz(JsonResource):
     """200 if new clients should be sent here, else 503 with the reason."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: "Ready") -> None:
         super().__init__()
         self._status = status
 

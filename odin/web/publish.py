@@ -20,7 +20,8 @@ from odin.errors import (
     Unauthorized,
     Unavailable,
 )
-from odin.web.resources import JsonResource, harden, problem, reply
+from odin.web.operate import is_loopback
+from odin.web.resources import JsonResource, finish, problem, reply
 from odin.wire.subjects import permitted
 
 _STATUS: dict[type[RequestError], int] = {
@@ -70,8 +71,8 @@ class PublishPage(JsonResource):
                 self._auth_failed(error.cause)
             return _refused(request, error)
         done.addCallbacks(
-            lambda _: _finish(request, reply(request, 202, receipt)),
-            lambda failure: _finish(request, _failed(request, failure)),
+            lambda _: finish(request, reply(request, 202, receipt)),
+            lambda failure: finish(request, _failed(request, failure)),
         )
         return NOT_DONE_YET
 
@@ -89,17 +90,13 @@ class PublishPage(JsonResource):
         if not token:
             peer = request.transport.getPeer() if request.transport is not None else None
             proxied = headers.hasHeader("x-forwarded-for") or headers.hasHeader("forwarded")
-            here = _is_loopback(getattr(peer, "host", ""))
+            here = is_loopback(getattr(peer, "host", ""))
             if self._open_to_loopback and here and not proxied:
                 return
             raise Unauthorized("missing")
         identity = self._verifier.verify(token.strip())
         if not permitted(identity.publish, subject):
             raise Forbidden("the token does not permit publishing here")
-
-
-def _is_loopback(address: str) -> bool:
-    return address == "::1" or address.startswith(("127.", "::ffff:127."))
 
 
 def _refused(request: Request, error: RequestError) -> bytes:
@@ -112,12 +109,3 @@ def _failed(request: Request, failure: Failure) -> bytes:
     if isinstance(failure.value, RequestError):
         return _refused(request, failure.value)
     return problem(request, 500, "internal", "the server failed")
-
-
-def _finish(request: Request, body: bytes) -> None:
-    if request.channel is None:  # the client went away meanwhile
-        return
-    harden(request)
-    request.setHeader(b"Content-Length", str(len(body)).encode())
-    request.write(body)
-    request.finish()

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
 from odin.wire.messages import encode
 
@@ -26,7 +26,10 @@ class JsonResource(Resource):
         method = request.method.decode("ascii", "replace")
         if method == "HEAD" and hasattr(self, "render_GET"):
             # without the body that Resource.render_HEAD returns: twisted.web would log the URL
-            request.setHeader(b"Content-Length", str(len(self.render_GET(request))).encode())
+            body = self.render_GET(request)
+            if body == NOT_DONE_YET:
+                return body
+            request.setHeader(b"Content-Length", str(len(body)).encode())
             return b""
         renderer = getattr(self, f"render_{method}", None) if method != "HEAD" else None
         if renderer is None:
@@ -55,6 +58,16 @@ def reply(request: Request, status: int, body: object) -> bytes:
 def problem(request: Request, status: int, code: str, message: str) -> bytes:
     """A JSON error."""
     return reply(request, status, {"error": {"code": code, "message": message}})
+
+
+def finish(request: Request, body: bytes) -> None:
+    """Answer a request that had to wait (NOT_DONE_YET)."""
+    if request.channel is None:  # the client went away meanwhile
+        return
+    harden(request)
+    request.setHeader(b"Content-Length", str(len(body)).encode())
+    request.write(body)
+    request.finish()
 
 
 def harden(request: Request) -> None:

@@ -237,6 +237,13 @@ class FeedStatus(Reply, tag="feedStatus", frozen=True, kw_only=True, gc=False):
     offset: int | None = None
 
 
+class Reconnect(Reply, tag="reconnect", frozen=True, kw_only=True, gc=False):
+    """The server goes; `resume` is what `recover` takes."""
+
+    afterMs: int  # when the connection will be closed; come back then
+    resume: Position
+
+
 class Conflated(Reply, tag="conflated", frozen=True, kw_only=True, gc=False):
     channels: int
     skipped: int

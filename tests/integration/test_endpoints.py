@@ -136,7 +136,7 @@ class TlsTests(OdinTestCase):
         """Everybody is told, with 1001; the process ends well."""
         client = self.secure()
         self.server.signal(15)
-        self.assertEqual(client.closed()[0], 1001)
+        self.assertEqual(client.closed()[0], 1012)
         self.assertEqual(self.server.wait(), 0)
 
     def test_plain_text_on_the_tls_port(self) -> None:

@@ -1,14 +1,12 @@
 """The end of the process: SIGTERM when idle, under load, twice; clients are told."""
 
-import contextlib
 import json
 import signal
-import threading
 from http.client import HTTPConnection
-
-from websockets.exceptions import ConnectionClosed
+from itertools import pairwise
 
 from tests.integration.clients import CLOSE, HANDSHAKE, PATIENCE_S, TEXT, frame
+from tests.integration.crowd import Crowd, Ticker
 from tests.integration.harness import MEMORY, Nats, Odin, OdinTestCase, eventually
 
 
@@ -37,52 +35,43 @@ class StopTests(OdinTestCase):
         self.assertIn(odin.wait(), (0, -signal.SIGTERM))
 
     def test_clients_are_told(self) -> None:
-        """Every client gets what waits, then 1001 with a machine word."""
+        """Every client gets what waits, then 1012 with a machine word."""
         odin = self.start()
         clients = [self.client(odin=odin) for _ in range(20)]
         for n in range(10):
             odin.publish("a.b", {"n": n})
         odin.signal(signal.SIGTERM)
+        hints = []
         for client in clients:
             self.assertEqual([client.receive()["n"] for _ in range(10)], list(range(10)))
+            hint = client.receive()
+            self.assertEqual((hint["type"], hint["resume"]["offset"]), ("reconnect", 10))
+            self.assertEqual(hint["resume"]["epoch"], client.welcome["epoch"])
+            hints.append(hint["afterMs"])
             code, reason = client.closed()
-            self.assertEqual((code, reason.partition(":")[0]), (1001, "going_away"))
+            self.assertEqual((code, reason.partition(":")[0]), (1012, "restart"))
+        hints.sort()
+        steps = [later - sooner for sooner, later in pairwise(hints)]
+        self.assertEqual(hints[0], 0)
+        self.assertLessEqual(max(steps) - min(steps), 1)  # evenly, to the millisecond
         self.ends(odin)
 
     def test_under_load(self) -> None:
-        """Under load each client gets an unbroken run of messages, then 1001; the exit is 0."""
+        """Under load each client gets an unbroken run of messages, then 1012; the exit is 0."""
         nats = Nats()
         self.addCleanup(nats.stop)
         odin = self.start("--nats-url", nats.url, SERVER_SHUTDOWN_TIMEOUT="6")
         eventually(lambda: odin.get("/readyz").status == 200, "readiness")
-        clients = [self.client(odin=odin) for _ in range(10)]
         deaf = self.wire(odin, receive_buffer=4096)
         deaf.upgrade()
-        stop = threading.Event()
-
-        def load() -> None:
-            n = 0
-            while not stop.is_set():
-                batch = range(n, n + 50)
-                nats.publish(
-                    "odin.trades.X", *(b'{"n":%d,"x":"%b"}' % (n, b"y" * 500) for n in batch)
-                )
-                n += 50
-
-        publisher = threading.Thread(target=load)
-        publisher.start()
-        self.addCleanup(publisher.join)
-        self.addCleanup(stop.set)
-        for client in clients:
-            client.until(lambda message: message.get("n", 0) >= 100)
-        odin.signal(signal.SIGTERM)
-        for client in clients:
-            offsets = []
-            with contextlib.suppress(ConnectionClosed):
-                while True:
-                    offsets.append(client.receive()["offset"])
-            self.assertEqual(client.closed()[0], 1001)
-            self.assertEqual(offsets, list(range(offsets[0], offsets[0] + len(offsets))))
+        with Crowd(odin.host, 10) as crowd, Ticker(nats, 2000):
+            eventually(lambda: crowd.have(100), "the feed")
+            odin.signal(signal.SIGTERM)
+            eventually(lambda: len(crowd.ended) == 10, "the end")
+            self.assertEqual(set(crowd.ended), {"1012"})
+            self.assertEqual(crowd.faults, [])
+            hints = {each.notices[-1]["afterMs"] for each in crowd.members.values()}
+            self.assertEqual(len(hints), 10)
         self.ends(odin)
 
     def test_not_ready_while_stopping(self) -> None:
@@ -97,7 +86,7 @@ class StopTests(OdinTestCase):
         late.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual(late.response().status, 200)
         odin.signal(signal.SIGTERM)
-        self.assertEqual(stubborn.closed()[0], 1001)
+        self.assertEqual(stubborn.closed()[0], 1012)
         for path, status in (("/readyz", 503), ("/health", 503), ("/livez", 200)):
             probe.request("GET", path)
             response = probe.getresponse()
@@ -120,14 +109,14 @@ class StopTests(OdinTestCase):
         half_open.send("GET /ws HTTP/1.1\r\n")
         odin.signal(signal.SIGTERM)
         self.ends(odin)
-        self.assertEqual([wire.closed()[0] for wire in wires], [1001] * 3)
+        self.assertEqual([wire.closed()[0] for wire in wires], [1012] * 3)
 
     def test_second_signal(self) -> None:
         """A second signal ends the process at once."""
         odin = self.start(*MEMORY, SERVER_SHUTDOWN_TIMEOUT="600")
         stubborn = self.websocket(odin=odin)
         odin.signal(signal.SIGTERM)
-        self.assertEqual(stubborn.closed()[0], 1001)  # it is stopping, and waits for us
+        self.assertEqual(stubborn.closed()[0], 1012)  # it is stopping, and waits for us
         self.assertTrue(odin.running)
         odin.signal(signal.SIGTERM)
         self.assertEqual(odin.wait(), 128 + signal.SIGTERM)
@@ -137,7 +126,7 @@ class StopTests(OdinTestCase):
         odin = self.start("--nats-url", "nats://127.0.0.1:9")
         client = self.client(odin=odin)
         odin.signal(signal.SIGTERM)
-        self.assertEqual(client.closed()[0], 1001)
+        self.assertEqual(client.closed()[0], 1012)
         self.ends(odin)
 
     def test_killed(self) -> None:

@@ -1,0 +1,250 @@
+"""Taking a live connection out of this process, and putting it into another one.
+
+    loose -> (message, descriptor) -> settle          in the other process
+          \\-> let_go, once it is there; take_back, if it never will be
+
+What moves is the socket and everything that Odin knows of the client. Only connections *at rest*
+can go: open, no partial frame or message received, no answer of the broker outstanding. Those that
+are behind take with them what waits for them.
+
+Leans on private names of Session, Backlog and Autobahn's deflate: tests/test_moving.py.
+"""
+
+import random
+import socket
+from typing import Any, Final
+
+import msgspec
+from autobahn.websocket.compress_deflate import PerMessageDeflate
+
+from odin.access.tokens import Identity
+from odin.bus.bridge import Bridge
+from odin.delivery.backlog import Backlog
+from odin.delivery.hub import Hub
+from odin.delivery.message import Message
+from odin.gateway.session import Context, Session
+from odin.gateway.transport import Transport
+from odin.gateway.websocket import OdinFactory, OdinProtocol
+from odin.wire.frames import text_frame
+from odin.wire.messages import FeedStatus, encode
+
+_MOST_WAITING: Final = 4 << 20  # bytes that travel with one client; with more it waits
+_ALL: Final = 1 << 60  # no limit to a replay
+_DEFLATE: Final = (
+    "server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits",
+    "client_max_window_bits", "mem_level", "max_message_size",
+)  # fmt: skip
+
+
+class Waiting(msgspec.Struct, array_like=True):
+    """What a client that is behind has not been sent."""
+
+    pending: bytes  # begun already, maybe in the middle of a frame
+    chunks: list[bytes]
+    entries: list[tuple[str, int, bytes, bool]]
+    conflating: bool
+    skipped: int
+    names: list[str]
+    from_: int
+    to: int
+
+
+class Moved(msgspec.Struct, array_like=True):
+    """One client on its way. Times are CLOCK_MONOTONIC, the same in all processes."""
+
+    number: int
+    identity: Identity
+    patterns: list[str]
+    explicit: bool
+    warned: bool
+    tat: float
+    offences: list[tuple[str, float]]
+    opened_at: float
+    ping: int
+    deflate: tuple[Any, ...] | None
+    waiting: Waiting | None
+
+
+class Batch(msgspec.Struct):
+    """Clients that have got everything up to `offset`, but for what waits for them."""
+
+    epoch: str
+    offset: int
+    clients: list[Moved]
+
+
+class Loose(msgspec.Struct):
+    """A client between two processes, as the old one keeps it."""
+
+    protocol: Any
+    session: Any
+    patterns: frozenset[str]
+    epoch: str
+    offset: int
+
+
+class Mover:
+    """Moves the clients of one server."""
+
+    def __init__(self, factory: OdinFactory, hub: Hub, bridge: Bridge, context: Context) -> None:
+        self._factory = factory
+        self._hub = hub
+        self._bridge = bridge
+        self._context = context
+
+    # -- the old process
+
+    def movable(self, session: Session) -> bool:
+        """Whether a client can go now."""
+        protocol: Any = session.outlet
+        return (
+            isinstance(protocol, OdinProtocol)
+            and self.may_move(session)
+            and not protocol.__dict__
+            and not session.awaiting
+            and _size_waiting(session, protocol.transport) <= _MOST_WAITING
+        )
+
+    def may_move(self, session: Session) -> bool:
+        """Whether a client can ever go: not over TLS, not with a zlib stream from its past."""
+        protocol: Any = session.outlet
+        if not isinstance(protocol, OdinProtocol) or not isinstance(protocol.transport, Transport):
+            return False
+        compress = protocol._perMessageCompress
+        return compress is None or getattr(compress, "_decompressor", None) is None
+
+    def loosen(self, session: Session) -> tuple[Loose, Moved] | None:
+        """Stop serving a client, and describe it. What it was owed until now is sent, or waits.
+
+        None if it cannot go (any more).
+        """
+        if not self.movable(session):
+            return None
+        protocol: Any = session.outlet
+        bridge, group = self._bridge, session.group
+        patterns = group.patterns if group is not None else frozenset()
+        self._hub.unregister(session, settle=True)
+        if session.outlet is None:
+            return None  # it was too slow for that
+        transport = protocol.transport
+        transport.stopReading()
+        transport.stopWriting()
+        self._factory.wheel.clear(protocol)
+        self._factory.behind.discard(protocol)
+        compress = protocol._perMessageCompress
+        moved = Moved(
+            number=session.number,
+            identity=session.identity,
+            patterns=list(patterns),
+            explicit=session._explicit,
+            warned=session._warned,
+            tat=session._tat,
+            offences=list(session._offences),
+            opened_at=session.opened_at,
+            ping=protocol._ping,
+            deflate=tuple(getattr(compress, name) for name in _DEFLATE) if compress else None,
+            waiting=_waiting(session, transport),
+        )
+        return Loose(protocol, session, patterns, bridge.epoch, bridge.offset), moved
+
+    def let_go(self, loose: Loose) -> None:
+        """The other process has it: forget it, and close our descriptor, not the connection."""
+        loose.session._backlog = None  # nothing of it is lost
+        loose.session.detach()
+        loose.protocol.session = None
+        self._factory.seats.change(-1)
+        self._factory.transports -= 1
+        loose.protocol.transport.give_away()
+        loose.protocol.end()
+
+    def take_back(self, loose: Loose) -> None:
+        """It stays: serve it again, with what came meanwhile."""
+        protocol, session = loose.protocol, loose.session
+        transport = protocol.transport
+        self._go_on(session, loose.patterns, loose.epoch, loose.offset)
+        transport.startReading()
+        if transport.behind:
+            transport.startWriting()
+            self._factory.behind.add(protocol)
+        self._wake(protocol)
+
+    # -- the new process
+
+    def settle(
+        self, batch: Batch, moved: Moved, sock: socket.socket, kind: type[Transport]
+    ) -> None:
+        """Serve a client that came from another process."""
+        factory = self._factory
+        protocol: Any = factory.protocol()
+        session = Session(self._context, moved.identity)
+        session.number = moved.number
+        session.opened_at = moved.opened_at
+        session._explicit, session._warned = moved.explicit, moved.warned
+        session._tat = moved.tat
+        session._offences = tuple(moved.offences)
+        if moved.deflate is not None:
+            protocol._perMessageCompress = PerMessageDeflate(True, *moved.deflate)
+        protocol._ping = moved.ping
+        transport: Any = kind(sock, protocol, None, None, 0, factory.reactor)
+        protocol.transport = transport
+        protocol.session = session
+        factory.transports += 1
+        factory.seats.change(1)
+        session.outlet, session.sink = protocol, transport.sink
+        if moved.waiting is not None:
+            self._restore(session, transport, moved.waiting)
+        self._go_on(session, frozenset(moved.patterns), batch.epoch, batch.offset)
+        self._wake(protocol)
+
+    def _restore(self, session: Session, transport: Transport, waiting: Waiting) -> None:
+        transport.hold(waiting.pending, 0)
+        backlog = Backlog(self._context.max_pending)
+        backlog.extend(waiting.chunks)
+        backlog.add(Message(*each) for each in waiting.entries)
+        if waiting.conflating:
+            backlog.conflate(waiting.skipped, waiting.names, waiting.from_, waiting.to)
+        if backlog:
+            session._backlog = backlog
+
+    def _go_on(self, session: Session, patterns: frozenset[str], epoch: str, offset: int) -> None:
+        """What came after `offset`, then the feed; or the news that there is another numbering."""
+        bridge = self._bridge
+        if epoch == bridge.epoch:
+            now = self._context.monotonic()
+            missed = bridge.history.replay(patterns, offset, _ALL, now)
+        else:
+            missed = None
+        if missed is None:
+            news = FeedStatus(status="live", epoch=bridge.epoch, offset=bridge.offset)
+            session.tell(text_frame(encode(news)))
+        elif missed.chunks:
+            session.play(missed.chunks)
+        if session.outlet is not None:
+            self._hub.register(session, patterns)
+
+    def _wake(self, protocol: Any) -> None:
+        """Its next deadline: the pong that is awaited, the token, or a ping at a random time."""
+        times = self._factory.times
+        if protocol.session is None or protocol.state != protocol.STATE_OPEN:
+            return
+        token_s = protocol.session.token_event()
+        wait_s = times.pong_s if protocol.pinged else random.random() * times.ping_interval_s
+        if token_s is not None:
+            wait_s = min(wait_s, token_s) if times.ping_interval_s else token_s
+        if protocol.state == protocol.STATE_OPEN and (times.ping_interval_s or token_s is not None):
+            self._factory.wheel.set(protocol, wait_s)
+
+
+def _size_waiting(session: Session, transport: Transport) -> int:
+    backlog = session._backlog
+    return transport.pending + (backlog.size + backlog.replaying if backlog is not None else 0)
+
+
+def _waiting(session: Session, transport: Transport) -> Waiting | None:
+    backlog = session._backlog
+    if backlog is None and not transport.behind:
+        return None
+    pending = transport.waiting()
+    if backlog is None:
+        return Waiting(pending, [], [], False, 0, [], 0, 0)
+    return Waiting(pending, *backlog.state())

@@ -1,0 +1,141 @@
+"""A server as the two ends of a hand-over see it (process.handover.Side)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from odin.bus.succession import FeedHead, Nonces, Predecessor, Relayed, Ring
+from odin.gateway.drain import drain
+from odin.gateway.moving import Batch, Loose, Mover
+from odin.gateway.session import Session
+from odin.process.channel import content
+from odin.process.handover import Hello
+from odin.service import Parts
+
+_OPENING_S: Final = 1.0  # for handshakes and requests that are under way
+
+
+class Moves:
+    """What a hand-over does with the parts of this server."""
+
+    def __init__(self, reactor: Any, parts: Parts) -> None:
+        self._reactor = reactor
+        self._parts = parts
+        self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context)
+        self._predecessor = Predecessor(parts.bridge)
+
+    # -- the old worker
+
+    def record(self) -> None:
+        """A successor is about to start: remember what is received from now on."""
+        self._predecessor.record()
+
+    def hello(self) -> Hello:
+        parts = self._parts
+        tokens, users = parts.context.verifier.revocations.contents()
+        factory = parts.factory
+        # those whose handshake is under way will be numbered here
+        numbered = parts.context.numbered + factory.transports - factory.connections + 1
+        return Hello(numbered, tokens, users)
+
+    def feed(self) -> list[tuple[str, object]]:
+        if self._parts.bridge.bus.stores:
+            return []  # the successor has another bus: a numbering of its own
+        return self._predecessor.state()
+
+    def flush(self, send: Callable[[str, object], None]) -> None:
+        self._predecessor.flush(send)
+
+    def stop_recording(self) -> None:
+        self._predecessor.stop()
+
+    def release(self) -> None:
+        self._parts.gateway.release_all()
+        if self._parts.market is not None and self._parts.market.running:
+            self._parts.market.stopService()
+
+    def candidates(self) -> tuple[list[Session], list[Session], list[Session]]:
+        """(those who can move now, those who never can, those who cannot yet)."""
+        ready: list[Session] = []
+        stuck: list[Session] = []
+        busy: list[Session] = []
+        for each in self._parts.gateway.sessions():
+            if self._mover.movable(each):
+                ready.append(each)
+            else:
+                (busy if self._mover.may_move(each) else stuck).append(each)
+        return ready, stuck, busy
+
+    def opening(self, passed_s: float) -> bool:
+        """Whether requests or handshakes may be under way."""
+        factory = self._parts.factory
+        return passed_s < _OPENING_S and factory.transports > factory.connections
+
+    def connections(self) -> int:
+        return self._parts.factory.connections
+
+    def loosen(self, sessions: Iterable[Session]) -> tuple[list[Loose], Batch, list[int]]:
+        loose, moved = [], []
+        for each in sessions:
+            found = self._mover.loosen(each)
+            if found is not None:
+                loose.append(found[0])
+                moved.append(found[1])
+        bridge = self._parts.bridge
+        descriptors = [each.protocol.transport.fileno() for each in loose]
+        return loose, Batch(bridge.epoch, bridge.offset, moved), descriptors
+
+    def let_go(self, loose: Iterable[Loose]) -> None:
+        for each in loose:
+            self._mover.let_go(each)
+
+    def take_back(self, loose: Iterable[Loose]) -> None:
+        for each in loose:
+            self._mover.take_back(each)
+
+    def drain(self, sessions: Iterable[Session], over_s: float) -> "Deferred[int]":
+        return Deferred.fromCoroutine(drain(self._reactor, sessions, over_s))
+
+    # -- the new worker
+
+    def greet(self, hello: Hello) -> None:
+        self._parts.context.numbered = hello.numbered
+        self._parts.context.verifier.revocations.refill(hello.tokens, hello.users)
+
+    def take_feed(self, kind: str, raw: msgspec.Raw) -> bool:
+        """A part of the feed's state; False if it is none."""
+        follower = self._parts.follower
+        if kind == "relayed":
+            follower.relayed(content(raw, Relayed))
+        elif kind == "feed":
+            follower.adopt(content(raw, FeedHead))
+        elif kind == "ring":
+            follower.fill(content(raw, Ring))
+        elif kind == "nonces":
+            follower.know(content(raw, Nonces))
+        else:
+            return False
+        return True
+
+    def ahead(self, raw: msgspec.Raw) -> bool:
+        """Whether these clients have messages that have not come here yet."""
+        batch: Batch = content(raw, Batch)
+        bridge = self._parts.bridge
+        return batch.epoch == bridge.epoch and batch.offset > bridge.offset
+
+    def settle(self, raw: msgspec.Raw, sockets: list[Any]) -> None:
+        batch: Batch = content(raw, Batch)
+        transport = self._parts.gateway.transport
+        for moved, sock in zip(batch.clients, sockets, strict=True):
+            self._mover.settle(batch, moved, sock, transport)
+
+    def lead(self) -> None:
+        self._parts.follower.lead()
+        market = self._parts.market
+        if market is not None and not market.running:
+            market.startService()
+
+    def forget(self) -> None:
+        self._parts.follower.forget()

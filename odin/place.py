@@ -1,0 +1,73 @@
+"""Where a server stands: alone in its process, or as one worker of several; and its sockets."""
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from twisted.logger import Logger
+
+from odin import config as settings
+from odin.config import Config
+from odin.process import descriptors, listeners, systemd
+from odin.process.shared import SharedMemory
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+_log = Logger()
+
+
+class Place(NamedTuple):
+    """What a worker is told by its supervisor; the defaults are those of a server alone."""
+
+    worker: int | None = None
+    node: str = ""  # empty = by the configuration, or made up
+    secret: str = ""  # for tokens, where the configuration has none
+    shared: SharedMemory | None = None
+    cell: int = 0  # of the shared seats
+    address_key: bytes = b""
+    ask: "Callable[[str], Deferred[tuple[int, bytes]]] | None" = None  # (page), of all workers
+    successor: bool = False  # whether it takes over from a worker that runs
+
+
+ALONE: Final = Place()
+
+
+def node_name(config: Config) -> str:
+    """What this server calls itself."""
+    return config.server.node or f"{socket.gethostname().split('.')[0]}-{secrets.token_hex(3)}"
+
+
+def made_up_secret(config: Config) -> str:
+    """The secret of tokens where none is configured; none in production."""
+    return "" if config.production else secrets.token_hex(32)
+
+
+def own_sockets(config: Config, *, shared: bool = False) -> Sequence[socket.socket]:
+    """The sockets to listen on: of systemd if it has any for us, else as configured.
+
+    Raises: CannotListenError.
+    """
+    found = systemd.inherited_sockets()
+    send_buffer = config.delivery.send_buffer_bytes
+    for each in found:
+        listeners.settle(each, send_buffer)
+    if not found and settings.listens_plain(config):
+        server = config.server
+        found = [listeners.listen(server.host, server.port, send_buffer=send_buffer, shared=shared)]
+    return found
+
+
+def warn_of_descriptors(config: Config, workers: int) -> None:
+    """Say so when there cannot be as many connections as are configured."""
+    wanted, room = config.websocket.max_connections, descriptors.room_for(0)
+    if wanted > workers * room:
+        _log.warn(
+            "websocket.maxConnections is {wanted}, but with {limit} open files (ulimit -n) in "
+            "each of {workers} processes there is room for {room}: the others will get 503",
+            wanted=wanted,
+            limit=descriptors.limit(),
+            workers=workers,
+            room=workers * room,
+        )

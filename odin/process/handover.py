@@ -1,0 +1,286 @@
+"""The two ends of a hand-over: an old worker gives its clients, a new one takes them.
+
+    new: want                                    what it needs of the feed
+    old: hello, (feed, ring .., nonces), caught-up
+    new: synced                                  it could serve a client now
+    old: clients + descriptors                   so many at a time; reads no more from them
+    new: took                                    from here on they are its own
+    ...                                          (and `relayed`: the feed, as long as it follows)
+    old: end                                     nobody is left, or nobody who can move
+    new: leads
+
+What the new worker has not acknowledged when it dies is still with the old one, which goes on.
+Those who cannot move (TLS, a zlib stream from the past) are drained; those in the middle of a
+frame stay until they are at rest, or for PATIENCE_S.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from odin.process.channel import Channel, adopt, content
+
+PATIENCE_S: Final = 10.0  # for clients to come to rest
+_BATCH: Final = 100  # clients in one message
+_LOOK_EVERY_S: Final = 0.02
+_MAX_UNSENT: Final = 4 << 20  # bytes of state on their way, before more is made
+_DRAIN_S: Final = 5.0  # for those who cannot move to leave, evenly
+_SETTLE_S: Final = 5.0  # for the new worker to be as far in the feed as a client
+_LATE_S: Final = 15.0  # after which no relayed message is on its way from the broker any more
+
+
+class Hello(msgspec.Struct):
+    """What the new worker must know beside the feed."""
+
+    numbered: int  # the last number of a client
+    tokens: list[str]  # revoked
+    users: dict[str, float]
+
+
+class Want(msgspec.Struct):
+    """What the new worker asks for."""
+
+    feed: bool  # it has no numbering of its own
+
+
+class Side(Protocol):
+    """A server as the two ends of a hand-over use it: odin.moves."""
+
+    def hello(self) -> Hello: ...
+    def greet(self, hello: Hello) -> None: ...
+    def feed(self) -> list[tuple[str, object]]: ...
+    def flush(self, send: Callable[[str, object], None]) -> None: ...
+    def stop_recording(self) -> None: ...
+    def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
+    def release(self) -> None: ...
+    def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
+    def opening(self, passed_s: float) -> bool: ...
+    def connections(self) -> int: ...
+    def loosen(self, sessions: Iterable[Any]) -> tuple[list[Any], object, list[int]]: ...
+    def let_go(self, loose: Iterable[Any]) -> None: ...
+    def take_back(self, loose: Iterable[Any]) -> None: ...
+    def drain(self, sessions: Iterable[Any], over_s: float) -> "Deferred[int]": ...
+    def ahead(self, raw: msgspec.Raw) -> bool: ...
+    def settle(self, raw: msgspec.Raw, sockets: list[Any]) -> None: ...
+    def lead(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+class _Gone(Exception):
+    """The other end is gone."""
+
+
+class Giver:
+    """The old worker's end."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, side: Side, sock: Any, tell: Callable[[str, object], None]
+    ) -> None:
+        """`tell` gets ("released", None) once nothing is accepted here any more, and at the end
+        ("given", how many) or ("kept", how many are still here)."""
+        self._reactor = reactor
+        self._side = side
+        self._tell = tell
+        self._news: Deferred[None] | None = None
+        self._answers: list[tuple[str, msgspec.Raw]] = []
+        self._given = 0
+        self._gone = False
+        self._loose: list[Any] = []
+        self._channel = Channel(reactor, sock, self._received, self._lost)
+        Deferred.fromCoroutine(self._run()).addErrback(self._broke)
+
+    async def _run(self) -> None:
+        try:
+            want: Want = content(await self._next("want"), Want)
+            await self._send_state(want.feed)
+            await self._next("synced")
+            self._side.release()
+            self._tell("released", None)
+            await self._give_all()
+            self._side.flush(self._channel.send)
+            self._side.stop_recording()
+            self._channel.send("end")
+            await self._next("leads")
+        except _Gone:
+            return
+        self._channel.close()
+        self._tell("given", self._given)
+
+    async def _send_state(self, feed: bool) -> None:
+        self._channel.send("hello", self._side.hello())
+        if feed:
+            for kind, part in self._side.feed():
+                self._channel.send(kind, part)
+                await self._pause(0)
+                while self._channel.waiting > _MAX_UNSENT:
+                    await self._pause(0.001)
+        self._channel.send("caught-up")
+
+    async def _give_all(self) -> None:
+        """Give everybody who can be given; let the others go."""
+        began = self._reactor.seconds()
+        leaving: dict[Any, None] = {}
+        drains = []
+        while True:
+            passed_s = self._reactor.seconds() - began
+            ready, stuck, busy = self._side.candidates()
+            if passed_s >= PATIENCE_S:
+                stuck, ready = [*ready, *stuck, *busy], []
+            if stuck := [each for each in stuck if each not in leaving]:
+                leaving.update(dict.fromkeys(stuck))
+                self._log.info("{n} clients cannot move: they are let go", n=len(stuck))
+                over_s = _DRAIN_S if passed_s < _DRAIN_S else 0.5
+                drains.append(self._side.drain(stuck, over_s))
+            for at in range(0, len(ready), _BATCH):
+                await self._give(ready[at : at + _BATCH])
+            if ready:
+                continue
+            if not any(each not in leaving for each in busy) and not self._side.opening(passed_s):
+                break
+            self._side.flush(self._channel.send)
+            await self._pause(_LOOK_EVERY_S)
+        for each in drains:
+            await each
+            self._side.flush(self._channel.send)
+
+    async def _give(self, sessions: list[Any]) -> None:
+        loose, batch, descriptors = self._side.loosen(sessions)
+        if not loose:
+            return
+        self._loose = loose
+        self._side.flush(self._channel.send)
+        self._channel.send("clients", batch, descriptors)
+        await self._next("took")
+        self._loose = []
+        self._side.let_go(loose)
+        self._given += len(loose)
+        await self._pause(0)
+
+    async def _pause(self, seconds: float) -> None:
+        await deferLater(self._reactor, seconds)
+        if self._gone:
+            raise _Gone
+
+    async def _next(self, kind: str) -> msgspec.Raw:
+        """The next message, which must be of this kind. Raises: _Gone, ValueError."""
+        while not self._answers:
+            if self._gone:
+                raise _Gone
+            self._news = Deferred()
+            await self._news
+        got, raw = self._answers.pop(0)
+        if got != kind:
+            raise ValueError(f"{got} instead of {kind}")
+        return raw
+
+    def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
+        for each in descriptors:
+            os.close(each)
+        self._answers.append((kind, raw))
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.callback(None)
+
+    def _lost(self) -> None:
+        """The new worker is gone: go on with everybody who is left.
+
+        What it acknowledged before it died is gone with it.
+        """
+        self._gone = True
+        self._side.stop_recording()
+        loose, self._loose = self._loose, []
+        if any(kind == "took" for kind, _raw in self._answers):
+            self._side.let_go(loose)
+        else:
+            self._side.take_back(loose)
+        self._tell("kept", self._side.connections())
+        self._wake()
+
+    def _broke(self, failure: Any) -> None:
+        self._log.failure("the hand-over failed", failure)
+        if not self._gone:
+            self._channel.close()
+            self._lost()
+
+
+class Taker:
+    """The new worker's end."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        side: Side,
+        sock: Any,
+        *,
+        wants_feed: bool,
+        tell: Callable[[str, object], None],
+    ) -> None:
+        """`tell` gets ("synced", None) when clients may come, ("taken", how many) at the end."""
+        self._reactor = reactor
+        self._side = side
+        self._tell = tell
+        self._taken = 0
+        self._held: list[tuple[msgspec.Raw, list[int]]] = []
+        self._waited_s = 0.0
+        self._channel = Channel(reactor, sock, self._received, self._lost)
+        self._channel.send("want", Want(wants_feed))
+
+    def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
+        if kind == "clients":
+            self._held.append((raw, descriptors))
+            self._take()
+        elif kind == "hello":
+            self._side.greet(content(raw, Hello))
+        elif kind == "caught-up":
+            self._channel.send("synced")
+            self._tell("synced", None)
+        elif kind == "end":
+            self._lead()
+            self._channel.send("leads")
+        elif not self._side.take_feed(kind, raw):
+            raise ValueError(f"an unknown message: {kind}")
+
+    def _take(self) -> None:
+        """Serve the clients that came, once the feed here is as far as theirs."""
+        while self._held:
+            raw, descriptors = self._held[0]
+            if self._side.ahead(raw):
+                if self._waited_s > _SETTLE_S:
+                    self._log.error("the feed does not come as far as that of the old worker")
+                    self._channel.close()
+                    self._lost()
+                    return
+                self._waited_s += _LOOK_EVERY_S
+                self._reactor.callLater(_LOOK_EVERY_S, self._take)
+                return
+            self._waited_s = 0.0
+            self._held.pop(0)
+            # acknowledged before a byte goes out: nobody is served by two
+            self._channel.send("took")
+            sockets = [adopt(each) for each in descriptors]
+            self._side.settle(raw, sockets)
+            self._taken += len(sockets)
+
+    def _lead(self) -> None:
+        self._side.lead()
+        self._reactor.callLater(_LATE_S, self._side.forget)
+        self._tell("taken", self._taken)
+
+    def _lost(self) -> None:
+        for _raw, descriptors in self._held:
+            for each in descriptors:
+                os.close(each)
+        self._held.clear()
+        self._lead()

@@ -1,0 +1,308 @@
+"""The process that holds no client: it starts the workers, and starts them again.
+
+sockets      made here, one for each worker, and held for as long as the server lives: whoever
+             connects while a worker is replaced waits in the queue of a socket
+workers      odin.worker processes, each with a channel
+metrics      what ended workers have counted stays counted
+"""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from odin.process import listeners, systemd
+from odin.process.broker import Broker
+from odin.process.channel import content
+from odin.process.shared import SEATS, SharedMemory
+from odin.process.workers import Answer, Ask, Begin, Keeper, Worker
+from odin.reports import Family, Report, lasting, merged_metrics, total
+
+POLL_S: Final = 1.0
+_HUNG_S: Final = 30.0  # without a word
+_STABLE_S: Final = 30.0  # a worker that lived so long did not fail at its start
+_PAUSES_S: Final = (
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    30.0,
+)  # before the next start, failure by failure
+_LEND_AFTER_S: Final = 0.4
+_KILL_AFTER_S: Final = 3.0  # beyond shutdownTimeout
+
+
+class Slot:
+    """The place of one worker: its sockets, and who is in it."""
+
+    def __init__(self, number: int, sockets: list[socket.socket]) -> None:
+        self.number = number
+        self.sockets = sockets
+        self.worker: Worker | None = None
+        self.successor: Worker | None = None
+        self.lent_to: Worker | None = None  # who accepts from its sockets, while there is nobody
+        self.failures = 0
+        self.counted: list[Family] = []  # by workers that have ended
+
+    def living(self) -> list[Worker]:
+        return [each for each in (self.worker, self.successor) if each is not None]
+
+
+class Supervisor(Service, Keeper):
+    """Keeps so many workers running."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        count: int,
+        arguments: list[str],
+        log_file: Callable[[int], str | None],
+        node: str,
+        secret: str,
+        open_sockets: Callable[[], Sequence[socket.socket]],
+        send_buffer: int,
+        answer: Callable[[str], "Deferred[tuple[int, bytes]]"],
+        shutdown_timeout_s: float,
+        broker: Broker | None,
+    ) -> None:
+        """`arguments`: of `twistd odin`. `open_sockets`: those to listen on, at least one for all;
+        more are made at the same address. `answer`: a page about all workers."""
+        self.slots = [Slot(number, []) for number in range(count)]
+        self.restarts = 0
+        self.started_at = time.monotonic()
+        self.stopping = False
+        self.shared = SharedMemory()
+        self._reactor = reactor
+        self._arguments = arguments
+        self._log_file = log_file
+        self._node = node
+        self._secret = secret
+        self._address_key = secrets.token_bytes(16)
+        self._open_sockets = open_sockets
+        self._send_buffer = send_buffer
+        self._answer = answer
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._broker = broker
+        self._cells = list(range(SEATS))
+        self._announced = False
+        self._poll = LoopingCall(self._look)
+        self._poll.clock = reactor
+
+    # -- its life
+
+    def privilegedStartService(self) -> None:
+        """Raises: CannotListenError."""
+        found = list(self._open_sockets())
+        for number, sock in enumerate(found):
+            self.slots[number % len(self.slots)].sockets.append(sock)
+        for slot in self.slots[len(found) :]:
+            if found and found[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+                slot.sockets.append(listeners.again(found[0], self._send_buffer))
+            else:  # systemd's, or none: workers share it
+                slot.sockets.extend(found[:1])
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        super().startService()
+        for sock in self.slots[0].sockets:
+            host, port = listeners.name_of(sock)
+            self._log.info("{n} workers for {host}:{port}", n=len(self.slots), host=host, port=port)
+        if self._broker is None:
+            self._start_all()
+        else:
+            self._broker.start().addCallbacks(lambda _: self._start_all(), self._give_up)
+
+    def _start_all(self) -> None:
+        for slot in self.slots:
+            slot.worker = self.spawn(slot)
+        self._poll.start(POLL_S, now=False)
+
+    def _give_up(self, why: Any) -> None:
+        """The start fails: end with status 1."""
+        self._log.critical("odin: {why}", why=getattr(why, "value", why))
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self._reactor.callLater(0, self._reactor.stop)
+
+    def stopService(self) -> "Deferred[None]":
+        """Let all clients go, by all workers at once; then the broker."""
+        super().stopService()
+        self.stopping = True
+        systemd.notify("STOPPING=1")
+        if self._poll.running:
+            self._poll.stop()
+        return self._stop()
+
+    @inlineCallbacks
+    def _stop(self) -> Any:
+        for slot in self.slots:
+            for sock in slot.sockets:
+                listeners.stop_arrivals(sock)
+                sock.close()
+        workers = [each for slot in self.slots for each in slot.living()]
+        for worker in workers:
+            worker.drain()
+        timeout_s = self._shutdown_timeout_s + _KILL_AFTER_S
+        killing = [self._reactor.callLater(timeout_s, each.kill) for each in workers]
+        yield DeferredList([each.over for each in workers])
+        for each in killing:
+            if each.active():
+                each.cancel()
+        if self._broker is not None:
+            yield self._broker.stop()
+
+    # -- workers
+
+    def spawn(self, slot: Slot, *, successor: bool = False) -> Worker:
+        """Start a worker for a slot."""
+        cell = self._cells.pop(0)
+        begin = Begin(
+            worker=slot.number,
+            arguments=self._arguments,
+            log_file=self._log_file(slot.number),
+            node=self._node,
+            secret=self._secret,
+            address_key=self._address_key,
+            cell=cell,
+            successor=successor,
+        )
+        return Worker(self._reactor, self, begin, self.shared.descriptor)
+
+    def let_listen(self, slot: Slot, worker: Worker) -> None:
+        """Give a worker the sockets of its slot; who has borrowed them gives them back."""
+        if slot.lent_to is not None:
+            slot.lent_to.send("unlisten", slot.number)
+            slot.lent_to = None
+        worker.send("listen", slot.number, [each.fileno() for each in slot.sockets])
+
+    def heard(self, worker: Worker, kind: str, raw: msgspec.Raw) -> None:
+        slot = self.slots[worker.number]
+        if kind == "started" and not worker.successor:
+            self.let_listen(slot, worker)
+        elif kind == "listening":
+            self._announce()
+        elif kind == "ask":
+            ask: Ask = content(raw, Ask)
+
+            def tell(answer: tuple[int, bytes]) -> None:
+                worker.send("answer", Answer(ask.number, *answer))
+
+            self._answer(ask.page).addCallback(tell)
+
+    def ended(self, worker: Worker) -> None:
+        slot = self.slots[worker.number]
+        self.shared.seats[worker.cell] = 0
+        self._cells.append(worker.cell)
+        if worker.last_report is not None:
+            self.retire(slot, worker.last_report)
+        if worker is slot.successor:
+            slot.successor = None
+            return
+        if worker is not slot.worker:
+            return
+        slot.worker = None
+        if self.stopping:
+            return
+        if not worker.started and not self._announced:
+            self.stopping = True
+            self._give_up(f"worker {worker.number} did not start ({worker.status})")
+            return
+        self._restart(slot, worker)
+
+    def _restart(self, slot: Slot, ended: Worker) -> None:
+        self.restarts += 1
+        if time.monotonic() - ended.began_at > _STABLE_S or ended.status == "status 0":
+            slot.failures = 0
+        pause_s = _PAUSES_S[min(slot.failures, len(_PAUSES_S) - 1)]
+        slot.failures += 1
+        self._log.error(
+            "worker {number} (pid {pid}) ended with {status}: the next one starts in {pause} s",
+            number=slot.number, pid=ended.pid, status=ended.status, pause=pause_s,
+        )  # fmt: skip
+        for other in self.slots:
+            if other.lent_to is ended:
+                other.lent_to = None
+        if pause_s > _LEND_AFTER_S:
+            self._lend(slot)
+        self._reactor.callLater(pause_s, self._start_again, slot)
+
+    def _lend(self, slot: Slot) -> None:
+        """Let another worker accept for a slot that is empty for a while."""
+        able = [each.worker for each in self.slots if each.worker and each.worker.listening]
+        if able:
+            slot.lent_to = min(able, key=_connections)
+            slot.lent_to.send("listen", slot.number, [each.fileno() for each in slot.sockets])
+
+    def _start_again(self, slot: Slot) -> None:
+        if not self.stopping and slot.worker is None:
+            slot.worker = self.spawn(slot)
+
+    def retire(self, slot: Slot, report: Report) -> None:
+        """Keep what a worker that is over has counted."""
+        slot.counted = total([slot.counted, lasting(report.metrics)])
+
+    # -- how it goes
+
+    @property
+    def missing(self) -> int:
+        """How many slots have no worker that listens."""
+        return sum(each.worker is None or not each.worker.listening for each in self.slots)
+
+    def reports(self) -> "Deferred[list[Report]]":
+        """What each worker says of itself; those that say nothing in time are left out."""
+        workers = [each for slot in self.slots for each in slot.living()]
+        asked: Deferred[Any] = DeferredList([each.report() for each in workers])
+        return asked.addCallback(lambda found: [each for _ok, each in found if each is not None])
+
+    def metrics(self, reports: list[Report]) -> list[Family]:
+        """The metrics of all, those of workers that have ended among them."""
+        parts = []
+        for slot in self.slots:
+            living = [each.metrics for each in reports if each.worker == slot.number]
+            parts.append(total([slot.counted, *living]) if living else slot.counted)
+        return merged_metrics(parts)
+
+    def well(self) -> bool:
+        """Whether the watchdog may be told so: there is a worker that answers."""
+        now = time.monotonic()
+        workers = [each.worker for each in self.slots if each.worker is not None]
+        return any(now - each.heard_at < _HUNG_S / 2 for each in workers)
+
+    def _look(self) -> None:
+        """Ask everybody; a worker that has not said a word for long is replaced."""
+        self.reports()
+        now = time.monotonic()
+        for slot in self.slots:
+            worker = slot.worker
+            if worker is not None and now - max(worker.heard_at, worker.began_at) > _HUNG_S:
+                self._log.error("worker {number} does not answer: killed", number=slot.number)
+                worker.kill()
+
+    def _announce(self) -> None:
+        """Say that the server is there, once all workers listen."""
+        if not self._announced and not self.missing:
+            self._announced = True
+            for sock in self.slots[0].sockets:
+                host, port = listeners.name_of(sock)
+                self._log.info("Odin listens on {host}:{port}", host=host, port=port)
+            systemd.notify("READY=1", f"STATUS={len(self.slots)} workers")
+
+    def note(self, text: str, **values: object) -> None:
+        """Say something that an operator should know."""
+        self._log.warn(text, **values)
+
+
+def _connections(worker: Worker) -> int:
+    return worker.last_report.connections if worker.last_report is not None else 0

@@ -1,0 +1,83 @@
+"""What systemd offers a service: readiness, a watchdog, sockets that are there already.
+
+Each is a few bytes in the environment or on a socket (sd_notify(3), sd_listen_fds(3)): less than
+a library for them. Without systemd nothing happens.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.task import LoopingCall
+
+_FIRST_DESCRIPTOR: Final = 3
+RELOADING: Final = "RELOADING=1"
+
+
+def notify(*states: str, environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Tell systemd a state, `READY=1` for example; whether there was somebody to tell."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    if RELOADING in states:
+        states = (*states, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto("\n".join(states).encode(), address)
+        return True
+    return False
+
+
+def inherited_sockets(
+    environment: MutableMapping[str, str] = os.environ,
+) -> list[socket.socket]:
+    """The listening sockets of a socket unit (LISTEN_FDS); children will not see them."""
+    mine = environment.pop("LISTEN_PID", "") == str(os.getpid())
+    count = environment.pop("LISTEN_FDS", "0")
+    environment.pop("LISTEN_FDNAMES", None)
+    if not mine or not count.isdigit():
+        return []
+    found = []
+    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+        sock = socket.socket(fileno=descriptor)
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        found.append(sock)
+    return found
+
+
+def watchdog_interval_s(environment: MutableMapping[str, str] = os.environ) -> float | None:
+    """How often `WATCHDOG=1` is to be told: twice in the time that systemd allows; None = never."""
+    allowed, owner = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID")
+    if not allowed.isdigit() or owner not in (None, str(os.getpid())):
+        return None
+    return int(allowed) / 2e6 or None
+
+
+class Watchdog(Service):
+    """Tells systemd that all is well, as long as `well` says so."""
+
+    def __init__(self, reactor: Any, well: Callable[[], bool]) -> None:
+        self._well = well
+        self._interval_s = watchdog_interval_s()
+        self._loop = LoopingCall(self._tell)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        if self._interval_s is not None:
+            self._loop.start(self._interval_s)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+
+    def _tell(self) -> None:
+        if self._well():
+            notify("WATCHDOG=1")

@@ -1,0 +1,202 @@
+"""A worker process as its supervisor sees it."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from odin.process.channel import Channel, content, pair
+from odin.reports import Report
+
+CHANNEL_VARIABLE: Final = "ODIN_CHANNEL"
+_REPORT_TIMEOUT_S: Final = 1.5
+_CHANNEL: Final = 3  # its descriptor, in the worker
+
+
+class Begin(msgspec.Struct, kw_only=True):
+    """What a worker is told first."""
+
+    worker: int
+    arguments: list[str]  # of `twistd odin`
+    log_file: str | None
+    node: str
+    secret: str
+    address_key: bytes
+    cell: int  # of the shared seats
+    successor: bool
+
+
+class Ask(msgspec.Struct):
+    """A page that somebody wants to see at a worker."""
+
+    number: int
+    page: str
+
+
+class Answer(msgspec.Struct):
+    """What it says."""
+
+    number: int
+    status: int
+    body: bytes
+
+
+class Keeper:
+    """What is told of a worker."""
+
+    def heard(self, worker: "Worker", kind: str, raw: msgspec.Raw) -> None:
+        """A message that is no report."""
+        raise NotImplementedError
+
+    def ended(self, worker: "Worker") -> None:
+        """The process is over."""
+        raise NotImplementedError
+
+
+class Worker(ProcessProtocol):
+    """One worker process, from its start to its end. Its descriptors 0 to 2 are: nothing, our
+    output, a pipe to our log."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, keeper: Keeper, begin: Begin, shared: int) -> None:
+        self.number = begin.worker
+        self.cell = begin.cell
+        self.successor = begin.successor
+        self.started = False
+        self.ready = False
+        self.listening = False
+        self.running = True
+        self.leaving = False  # whether its end is wanted
+        self.status = ""  # how it ended
+        self.last_words = ""
+        self.last_report: Report | None = None
+        self.began_at = self.heard_at = time.monotonic()
+        self.events: list[Callable[[str, Any], None]] = []
+        self.over: Deferred[None] = Deferred()
+        self._keeper = keeper
+        self._reactor = reactor
+        self._waiting: list[Deferred[Report | None]] = []
+        self._stderr = b""
+        self._shared = shared
+        ours, theirs = pair()
+        self._channel = Channel(reactor, ours, self._received, self._hung_up)
+        self._channel.send("begin", begin, [shared])
+        with open(os.devnull, "r+b", buffering=0) as nothing, theirs:
+            descriptors: Any = {0: nothing.fileno(), 1: 1, 2: "r", _CHANNEL: theirs.fileno()}
+            self._process = reactor.spawnProcess(
+                self,
+                sys.executable,
+                [sys.executable, "-P", "-m", "odin.worker"],
+                env=os.environ | {CHANNEL_VARIABLE: str(_CHANNEL)},
+                childFDs=descriptors,
+            )
+        self.pid: int = self._process.pid
+
+    def send(self, kind: str, body: object = None, descriptors: Sequence[int] = ()) -> None:
+        self._channel.send(kind, body, descriptors)
+
+    def report(self) -> "Deferred[Report | None]":
+        """How it is; None if it does not say so in time."""
+        answer: Deferred[Report | None] = Deferred()
+        if not (self.running and self.started):
+            answer.callback(None)
+            return answer
+        if not self._waiting:
+            self.send("report")
+        self._waiting.append(answer)
+        self._reactor.callLater(_REPORT_TIMEOUT_S, self._no_report, answer)
+        return answer
+
+    def drain(self) -> None:
+        """End in order."""
+        self.leaving = True
+        self.send("drain")
+
+    def kill(self) -> None:
+        """End at once."""
+        self.leaving = True
+        if self.running:
+            self._process.signalProcess("KILL")
+
+    # -- from the process
+
+    def errReceived(self, data: bytes) -> None:
+        *lines, self._stderr = (self._stderr + data).split(b"\n")
+        for line in lines:
+            self._say(line)
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._stderr:
+            self._say(self._stderr)
+        self.running = self.listening = False
+        value: Any = reason.value
+        if reason.check(ProcessDone):
+            self.status = "status 0"
+        elif value.signal:
+            self.status = f"signal {value.signal}"
+        else:
+            self.status = f"status {value.exitCode}"
+        self._channel.doRead()  # its last report
+        self._channel.close()
+        for each in self._waiting:
+            each.callback(None)
+        self._waiting.clear()
+        self._keeper.ended(self)
+        for event in list(self.events):
+            event("ended", self.status)
+        self.over.callback(None)
+
+    def _say(self, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").strip()
+        if text:
+            self.last_words = text
+            self._log.error("worker {number}: {text}", number=self.number, text=text)
+
+    # -- from the channel
+
+    def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
+        for each in descriptors:
+            os.close(each)
+        self.heard_at = time.monotonic()
+        if kind == "report":
+            self.last_report = content(raw, Report)
+            waiting, self._waiting = self._waiting, []
+            for answer in waiting:
+                answer.callback(self.last_report)
+            return
+        if kind == "event":
+            name, value = content(raw)
+            for event in list(self.events):
+                event(name, value)
+            return
+        if kind == "started":
+            self.started = True
+        elif kind == "ready":
+            self.ready = True
+        elif kind == "listening":
+            self.listening = True
+        self._keeper.heard(self, kind, raw)
+        for event in list(self.events):
+            event(kind, None)
+
+    def _hung_up(self) -> None:
+        """It closed its end: it is about to be over, or cannot be told anything any more."""
+        self._reactor.callLater(5, self.kill_if_running)
+
+    def kill_if_running(self) -> None:
+        if self.running:
+            self.kill()
+
+    def _no_report(self, answer: "Deferred[Report | None]") -> None:
+        if answer in self._waiting:
+            self._waiting.remove(answer)
+            answer.callback(None)
