@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,10 @@ class Memory(NamedTuple):
 class Cluster:
     """A fresh broker and Odin: one process with `workers` children, or 0 for a plain one."""
 
-    def __init__(self, workers: int, log: Path) -> None:
+    def __init__(self, workers: int, log: Path, tree: Path = _ROOT) -> None:
+        """`tree`: the source to run."""
         self.workers = workers
+        self._tree = tree
         self.port, self.nats_port, self.metrics_port = free_port(), free_port(), free_port()
         self._log = log.open("wb")
         self._broker: subprocess.Popen[bytes] | None = None
@@ -70,7 +73,7 @@ class Cluster:
         environment = os.environ | {
             "LIMITS_MESSAGES_PER_SECOND": "0",
             "METRICS_PORT": str(self.metrics_port),
-            "PYTHONPATH": str(_ROOT),  # this tree, whichever one is installed
+            "PYTHONPATH": str(self._tree),  # this one, whichever is installed
         }
         return subprocess.Popen(
             [str(each) for each in command], cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL,
@@ -126,6 +129,18 @@ class Cluster:
         with urllib.request.urlopen(url, timeout=5) as answer:
             stats: dict[str, Any] = json.load(answer)
         return stats
+
+    def upgrade(self) -> dict[str, Any]:
+        """Have all connections handed over to new workers; how that went."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.metrics_port}/upgrade", b"", method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                result: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            result = json.load(error)
+        return result
 
     def balance(self) -> list[int]:
         """The connections of each worker, as /stats has them; [] for a plain process."""
