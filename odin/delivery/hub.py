@@ -12,6 +12,7 @@ from odin.delivery.message import Message, notice
 
 # How long one turn may send before pings, handshakes and other reads get theirs.
 SLICE_S: Final = 0.002
+_REMEMBER_S: Final = 0.25
 
 
 class Meter(Protocol):
@@ -53,6 +54,16 @@ class Hub(Service):
         self._oldest: float | None = None  # arrival of the next round's first message
         self._round_oldest = 0.0
         self._round_began = 0.0
+        self._late_s = 0.0  # how old the oldest message of the last round was at its end
+        self._late_at = 0.0
+
+    def pressed(self, most_s: float) -> bool:
+        """Whether the feed is later than that, now or in the last quarter of a second."""
+        now = self._clock()
+        oldest = self._round_oldest if self._round else self._oldest
+        if oldest is not None and now - oldest > most_s:
+            return True
+        return self._late_s > most_s and now - self._late_at < _REMEMBER_S
 
     def register(self, session: Recipient, patterns: frozenset[str]) -> None:
         """A session opened; it gets everything that matches `patterns` from now on."""
@@ -133,7 +144,8 @@ class Hub(Service):
                 break
         if not round_:
             now = self._clock()
-            self._meter.round_done(now - self._round_oldest, now - self._round_began)
+            self._late_s, self._late_at = now - self._round_oldest, now
+            self._meter.round_done(self._late_s, now - self._round_began)
         if round_ or self._next:
             self._schedule()
 

@@ -20,6 +20,8 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 
 _REFUSE_AT_ONCE = 100
+_ACCEPT_PRESSED = 8  # at a time, and then not for
+_PAUSE_PRESSED_S = 0.01
 _send = socket.socket.send  # unbound: one look-up less for each of 1000 recipients
 
 
@@ -266,7 +268,8 @@ class Port(tcp.Port):
     """Accepts connections from a listening socket; they are `transport`s.
 
     When the factory is `crowded`, descriptors run out: whoever comes gets `refusal`, and none is
-    kept.
+    kept. While it is `pressed`, few are accepted at a time and others wait in the kernel's queue:
+    those who are here already come first.
     """
 
     @classmethod
@@ -282,10 +285,17 @@ class Port(tcp.Port):
         return port
 
     factory: Any
+    reactor: Any
 
     def doRead(self) -> None:
         if not self.factory.crowded:
+            pressed = self.factory.pressed
+            if pressed:
+                self.numberAccepts = _ACCEPT_PRESSED
             super().doRead()
+            if pressed and self.connected:
+                self.stopReading()
+                self.reactor.callLater(_PAUSE_PRESSED_S, self._go_on)
             return
         for _ in range(_REFUSE_AT_ONCE):
             try:
@@ -294,6 +304,10 @@ class Port(tcp.Port):
                 return
             with sock:
                 self._refuse(sock)
+
+    def _go_on(self) -> None:
+        if self.connected:
+            self.startReading()
 
     def _refuse(self, sock: socket.socket) -> None:
         """Answer before the request, and close so that the answer is not lost in a reset."""

@@ -35,6 +35,7 @@ from odin.wire.frames import PING
 
 CLOSE_TIMEOUT_S: Final = 5  # for the peer's close frame, and for the last bytes to leave
 ECHO_MAX_BYTES: Final = 16 << 20
+_LATE_S: Final = 0.02
 _TINY_FRAGMENT: Final = 16  # bytes; smaller continuation frames count in the rate limit
 _REASON_WORDS: Final = {
     CloseCode.PROTOCOL_ERROR: "protocol_error",
@@ -382,6 +383,11 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
     def crowded(self) -> bool:
         """Whether there is no descriptor for one more connection, of whatever kind."""
         return self.transports >= self._most_transports
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the feed is late, so that newcomers have to wait."""
+        return self.context.hub.pressed(_LATE_S)
 
     def refusal(self) -> bytes:
         """What somebody gets for whom there is no descriptor; counted."""
