@@ -148,6 +148,7 @@ class Odin(Process):
         super().__init__(
             [program("twistd"), "-n", "--pidfile=", "odin", *fixed, *options],
             {"JWT_SECRET": SECRET} | environment,
+            family="--workers" in options or "--embedded-nats" in options,
         )
         self._port = 0
 
