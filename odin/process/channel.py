@@ -161,6 +161,8 @@ class Channel:
                 self._received(*message)
         except BlockingIOError:
             return None
+        except ConnectionResetError:
+            return CONNECTION_LOST
         except (OSError, ChannelBroken) as error:
             self._log.warn("a channel broke: {error}", error=error)
             return CONNECTION_LOST

@@ -51,10 +51,12 @@ class Slot:
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self.lent_to: Worker | None = None  # who accepts from its sockets, while there is nobody
+        self.leaving: list[Worker] = []  # who have handed over, and are about to end
         self.failures = 0
         self.counted: list[Family] = []  # by workers that have ended
 
     def living(self) -> list[Worker]:
+        """Those that have clients, or may have."""
         return [each for each in (self.worker, self.successor) if each is not None]
 
 
@@ -151,7 +153,7 @@ class Supervisor(Service, Keeper):
             for sock in slot.sockets:
                 listeners.stop_arrivals(sock)
                 sock.close()
-        workers = [each for slot in self.slots for each in slot.living()]
+        workers = [each for slot in self.slots for each in (*slot.living(), *slot.leaving)]
         for worker in workers:
             worker.drain()
         timeout_s = self._shutdown_timeout_s + _KILL_AFTER_S
@@ -206,10 +208,11 @@ class Supervisor(Service, Keeper):
         self.shared.seats[worker.cell] = 0
         self._cells.append(worker.cell)
         if worker.last_report is not None:
-            self.retire(slot, worker.last_report)
+            slot.counted = total([slot.counted, lasting(worker.last_report.metrics)])
+        if worker in slot.leaving:
+            slot.leaving.remove(worker)
         if worker is slot.successor:
             slot.successor = None
-            return
         if worker is not slot.worker:
             return
         slot.worker = None
@@ -249,10 +252,6 @@ class Supervisor(Service, Keeper):
         if not self.stopping and slot.worker is None:
             slot.worker = self.spawn(slot)
 
-    def retire(self, slot: Slot, report: Report) -> None:
-        """Keep what a worker that is over has counted."""
-        slot.counted = total([slot.counted, lasting(report.metrics)])
-
     # -- how it goes
 
     @property
@@ -263,15 +262,21 @@ class Supervisor(Service, Keeper):
     def reports(self) -> "Deferred[list[Report]]":
         """What each worker says of itself; those that say nothing in time are left out."""
         workers = [each for slot in self.slots for each in slot.living()]
+        for slot in self.slots:
+            for leaving in slot.leaving:
+                leaving.report()
         asked: Deferred[Any] = DeferredList([each.report() for each in workers])
         return asked.addCallback(lambda found: [each for _ok, each in found if each is not None])
 
     def metrics(self, reports: list[Report]) -> list[Family]:
-        """The metrics of all, those of workers that have ended among them."""
+        """The metrics of all, those of workers that have ended among them: no count goes back."""
         parts = []
         for slot in self.slots:
-            living = [each.metrics for each in reports if each.worker == slot.number]
-            parts.append(total([slot.counted, *living]) if living else slot.counted)
+            counted = [slot.counted]
+            counted += [lasting(each.last_report.metrics)
+                        for each in slot.leaving if each.last_report]  # fmt: skip
+            counted += [each.metrics for each in reports if each.worker == slot.number]
+            parts.append(total(counted))
         return merged_metrics(parts)
 
     def well(self) -> bool:

@@ -26,6 +26,7 @@ from odin.process.workers import Worker
 
 _READY_S: Final = 20.0  # for a new worker
 _GIVE_S: Final = 40.0  # for a slot
+_ENDS_IN_S: Final = 1.0  # for a worker whose link is gone
 _LOOK_EVERY_S: Final = 0.02
 
 
@@ -67,15 +68,14 @@ class Upgrades:
         try:
             await self._prepare()
             given = [await self._hand_over(slot) for slot in supervisor.slots]
-        except HandoverFailed as error:
+        except Exception as error:
+            if not isinstance(error, HandoverFailed):
+                self._log.failure("the hand-over failed")
+            if supervisor.stopping:
+                return self._refused("the server stops")
             for slot in supervisor.slots:
                 self._give_up(slot)
-            return self._refused(str(error))
-        except Exception:
-            self._log.failure("the hand-over failed")
-            for slot in supervisor.slots:
-                self._give_up(slot)
-            return self._refused("the supervisor failed")
+            return self._refused(str(error) or "the supervisor failed")
         finally:
             self._busy = False
             systemd.notify("READY=1")
@@ -142,22 +142,31 @@ class Upgrades:
                 late.cancel()
         if event == "ended":
             self._log.error("the old worker {number} died while it handed over", number=slot.number)
-            self._take_place(slot, new)
+            self._take_place(slot, old, new)
             return 0
         if event == "kept":
-            if released and old.running:
+            if released and old.running and not self._supervisor.stopping:
                 self._supervisor.let_listen(slot, old)
+            await self._end_of(new)
             why = new.last_words or new.status or "it gave up"
             raise HandoverFailed(
                 f"the new worker {slot.number} ended half-way ({why}); "
                 f"{value} clients stay with the old one"
             )
-        self._take_place(slot, new)
+        self._take_place(slot, old, new)
         old.drain()
         self._reactor.callLater(_GIVE_S, old.kill_if_running)
         return int(value)
 
-    def _take_place(self, slot: Slot, new: Worker) -> None:
+    async def _end_of(self, worker: Worker) -> None:
+        """Wait a moment for a process that is about to end."""
+        stop_at = self._reactor.seconds() + _ENDS_IN_S
+        while worker.running and self._reactor.seconds() < stop_at:
+            await deferLater(self._reactor, _LOOK_EVERY_S)
+
+    def _take_place(self, slot: Slot, old: Worker, new: Worker) -> None:
+        if old.running:
+            slot.leaving.append(old)
         slot.worker, slot.successor = new, None
         new.successor = False
         slot.failures = 0

@@ -40,8 +40,9 @@ class Client:
         if token:
             options["additional_headers"] = {"Authorization": f"Bearer {token}"}
         options = {"proxy": None, "ping_interval": None, "max_size": None} | options
+        scheme = "wss" if "ssl" in options else "ws"
         self.socket = connect(
-            f"ws://{host}{path}", open_timeout=PATIENCE_S, close_timeout=1, **options
+            f"{scheme}://{host}{path}", open_timeout=PATIENCE_S, close_timeout=1, **options
         )
         self.welcome = self.receive()
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from websockets.sync.client import connect, unix_connect
+from websockets.sync.client import unix_connect
 
 from tests.integration.clients import HANDSHAKE, PATIENCE_S, Client, Wire
 from tests.integration.harness import MEMORY, Odin, OdinTestCase, eventually, program
@@ -50,13 +50,8 @@ class TlsTests(OdinTestCase):
         self.port = int(self.server.says(r"Odin listens at ssl:[\d.]+:(\d+)")[1])
 
     def secure(self) -> Client:
-        client = Client.__new__(Client)
-        client.socket = connect(
-            f"wss://127.0.0.1:{self.port}/ws", ssl=self.context, proxy=None, ping_interval=None,
-            max_size=None, close_timeout=1,
-        )  # fmt: skip
+        client = Client(f"127.0.0.1:{self.port}", ssl=self.context)
         self.addCleanup(client.close)
-        client.welcome = client.receive()
         return client
 
     def wire(self, odin: Odin | None = None, receive_buffer: int = 0) -> Wire:
