@@ -40,10 +40,10 @@ class Moves:
         numbered = parts.context.numbered + factory.transports - factory.connections + 1
         return Hello(numbered, tokens, users)
 
-    def feed(self) -> list[tuple[str, object]]:
+    def feed(self, fence: bytes) -> list[tuple[str, object]]:
         if self._parts.bridge.bus.stores:
             return []  # the successor has another bus: a numbering of its own
-        return self._predecessor.state()
+        return self._predecessor.state(fence)
 
     def flush(self, send: Callable[[str, object], None]) -> None:
         self._predecessor.flush(send)

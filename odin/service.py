@@ -156,7 +156,8 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         wall=time.time,
         meter=metrics,
     )
-    follower = Follower(bus, bridge, follows=place.successor and not bus.stores)
+    follows = place.successor and not bus.stores
+    follower = Follower(bus, bridge, follows=follows, clock=clock)
     context = Context(
         hub=hub,
         bridge=bridge,

@@ -108,9 +108,8 @@ class Agent:
         return answer
 
     def _look(self) -> None:
-        """A successor is ready when messages can come."""
-        bus = self._service.parts.bridge.bus
-        if bus.connected:
+        """A successor is ready when messages come."""
+        if self._service.parts.follower.ready:
             self._channel.send("ready")
         elif self._service.running:
             self._reactor.callLater(_LOOK_EVERY_S, self._look)
@@ -141,7 +140,7 @@ class Agent:
                 self._reactor,
                 self._moves,
                 adopt(descriptors[0]),
-                wants_feed=follower.following,
+                fence=follower.fence if follower.following else None,
                 tell=self._tell,
             )
         elif kind == "lead":

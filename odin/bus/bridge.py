@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import CONTROL, IBus, IReceiver
+from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver
 from odin.delivery.history import History
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message
@@ -185,7 +185,11 @@ class Bridge:
         return max(0.0, arrived - at_ms / 1000)
 
     def controlled(self, subject: str, payload: bytes) -> None:
-        """An operator's message, which only the broker's permissions guard."""
+        """An operator's message, which only the broker's permissions guard; or a fence."""
+        if subject == FENCE:
+            if self.relay is not None:
+                self.relay(subject, payload, 0)
+            return
         self._control(subject.removeprefix(CONTROL), payload)
 
     def _renumber(self, epoch: str, offset: int) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
 CONTROL: Final = "odin.control."  # subjects for operators; never part of the feed
+FENCE: Final = f"{CONTROL}fence"  # between two processes, of which one takes over the feed
 
 
 class Stored(NamedTuple):
@@ -45,6 +46,7 @@ class IBus(Interface):
 
     kind: str = Attribute("one word for /health: memory, nats, jetstream")
     stores: bool = Attribute("whether it numbers messages itself, and keeps them")
+    shared: bool = Attribute("whether other processes receive the same messages")
     connected: bool = Attribute("whether messages arrive now")
     reconnects: int = Attribute("how often the broker came back")
     lag_s: float | None = Attribute("age of the last message when it came, if the bus knows")

@@ -14,6 +14,7 @@ class MemoryBus(Service):
 
     kind = "memory"
     stores = False
+    shared = False
     connected = False
     reconnects = 0
     lag_s = None

@@ -41,6 +41,7 @@ class NatsBus(Service):
     replaced by a new one. Clients of Odin never notice more than a pause.
     """
 
+    shared = True
     _log = Logger()
     _receiver: IReceiver
 

@@ -4,39 +4,46 @@ With JetStream there is nothing to do: both read the same stream, with the same 
 NATS each process numbers what it receives, so the successor goes on with the numbering of its
 predecessor:
 
-    predecessor:  record -> state -> relay each message .................. end
-    successor:    (follows: own messages are kept, relayed ones are sent)  lead
+    predecessor:  record ........ state -> relay each message .............. end
+    successor:            fence   (follows: own messages are kept, relayed ones are sent)  lead
 
 Each message reaches the successor twice, by the relay and from the broker. Those of the broker
 that the relay brought as well are dropped, by what they say and how often, whatever the order;
 the others are the ones that the predecessor did not get any more.
+
+Where to begin counting is told by a fence: a message that the successor sends through the broker
+to both, once it is subscribed. What came before it to both counts for neither. The broker may
+give two processes messages of two publishers in different orders, so what came within SETTLE_S of
+the fence is compared as well.
 """
 
-from collections import Counter, deque
+import secrets
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
 from zope.interface import implementer
 
 from odin.bus.bridge import Bridge
-from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.interfaces import FENCE, IBus, IReceiver
+from odin.bus.overlap import Overlap, digest_of, digests
 from odin.delivery.message import Message
 
-_DIGEST: Final = 12  # bytes
+SETTLE_S: Final = 0.5  # from the fence to the state, at least
+_NO_FENCE_S: Final = 2.0  # after which none is expected any more: the broker forbids it
 _CHUNK: Final = 1 << 20  # bytes of frames in one part of the state
 
 Send = Callable[[str, object], None]
 
 
 class FeedHead(msgspec.Struct):
-    """The numbering; what `record` saw since it began, as digests."""
+    """The numbering; what `record` saw since it began, as digests, before and after the fence."""
 
     epoch: str
     offset: int
     floor: int
-    recorded: bytes
+    before: bytes
+    after: bytes
 
 
 class Ring(msgspec.Struct):
@@ -60,33 +67,33 @@ class Relayed(msgspec.Struct):
     messages: list[tuple[str, bytes, int]]  # subject, payload, offset
 
 
-def _digest(subject: str, payload: bytes) -> bytes:
-    return blake2b(subject.encode() + b"\0" + payload, digest_size=_DIGEST).digest()
-
-
 class Predecessor:
     """The side that gives the feed. `record` must begin before the successor subscribes."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._recorded: list[bytes] = []
+        self._fences: dict[bytes, int] = {}  # how many were recorded before each
         self._relayed: list[tuple[str, bytes, int]] = []
 
     def record(self) -> None:
         """Remember what is received from now on."""
-        self._recorded.clear()
+        self.stop()
         self._bridge.relay = self._record
 
     def stop(self) -> None:
         """The successor needs nothing any more, or is gone."""
         self._bridge.relay = None
         self._recorded.clear()
+        self._fences.clear()
         self._relayed.clear()
 
-    def state(self) -> list[tuple[str, object]]:
+    def state(self, fence: bytes) -> list[tuple[str, object]]:
         """Messages (kind, content) that hold the whole feed; what comes from now on is relayed."""
-        bridge, history = self._bridge, self._bridge.history
-        head = FeedHead(bridge.epoch, bridge.offset, history.floor, b"".join(self._recorded))
+        bridge, history, recorded = self._bridge, self._bridge.history, self._recorded
+        at = self._fences.get(fence, 0)
+        before, after = b"".join(recorded[:at]), b"".join(recorded[at:])
+        head = FeedHead(bridge.epoch, bridge.offset, history.floor, before, after)
         self._recorded = []
         bridge.relay = self._relay
         ring, times, last = history.contents()
@@ -103,10 +110,14 @@ class Predecessor:
             self._relayed = []
 
     def _record(self, subject: str, payload: bytes, _offset: int) -> None:
-        self._recorded.append(_digest(subject, payload))
+        if subject == FENCE:
+            self._fences[payload] = len(self._recorded)
+        else:
+            self._recorded.append(digest_of(subject, payload))
 
     def _relay(self, subject: str, payload: bytes, offset: int) -> None:
-        self._relayed.append((subject, payload, offset))
+        if subject != FENCE:
+            self._relayed.append((subject, payload, offset))
 
 
 def _chunks(
@@ -126,30 +137,48 @@ def _chunks(
 class Follower:
     """Between bus and bridge of a successor, until it leads; of others it is not there."""
 
-    def __init__(self, bus: IBus, bridge: Bridge, *, follows: bool) -> None:
+    def __init__(
+        self, bus: IBus, bridge: Bridge, *, follows: bool, clock: Callable[[], float]
+    ) -> None:
         self.following = follows
+        self.fence = secrets.token_hex(16).encode()
+        self._bus = bus
         self._bridge = bridge
+        self._clock = clock
         self._has_state = False
         self._gap = False
         self._connected = False
-        self._own: deque[tuple[bytes, str, bytes]] = deque()  # not relayed yet
-        self._own_count: Counter[bytes] = Counter()
-        self._relayed: Counter[bytes] = Counter()  # not received from the broker yet
+        self._connected_at = 0.0
+        self._fenced_at: float | None = None
+        self._overlap = Overlap()
         if follows:
             bus.attach(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the predecessor may give its state."""
+        if not self.following:
+            return self._bus.connected
+        if not self._connected:
+            return False
+        if not self._bus.shared:
+            return True
+        if self._fenced_at is None:
+            return self._clock() - self._connected_at > _NO_FENCE_S
+        return self._clock() - self._fenced_at > SETTLE_S
 
     # -- from the bus
 
     def received(self, subject: str, payload: bytes, offset: int = 0) -> None:
-        if not self.following and not self._relayed:
+        if not self.following and not self._overlap.expected:
             self._bridge.received(subject, payload, offset)
             return
-        digest = _digest(subject, payload)
-        if _spend(self._relayed, digest):
+        digest = digest_of(subject, payload)
+        if self._overlap.known(digest):
             return
         if self.following:
-            self._own.append((digest, subject, payload))
-            self._own_count[digest] += 1
+            late = self._fenced_at is None or self._clock() - self._fenced_at > SETTLE_S
+            self._overlap.keep(digest, (subject, payload), late=late)
         else:
             self._bridge.received(subject, payload, offset)
 
@@ -157,6 +186,10 @@ class Follower:
         self._bridge.remember(subject, payload, offset, ring=ring)
 
     def controlled(self, subject: str, payload: bytes) -> None:
+        if subject == FENCE and payload == self.fence and self.following and not self._has_state:
+            self._fenced_at = self._clock()
+            self._overlap.fence()
+            return
         self._bridge.controlled(subject, payload)
 
     def status_changed(
@@ -167,6 +200,10 @@ class Follower:
             return
         self._gap = self._gap or self._connected  # it was there, and changed
         self._connected = connected
+        if connected and not self._gap:
+            self._connected_at = self._clock()
+            if self._bus.shared:
+                self._bus.publish(FENCE, self.fence).addErrback(lambda _failure: None)
 
     # -- from the predecessor
 
@@ -174,8 +211,8 @@ class Follower:
         """Go on with this numbering."""
         self._has_state = True
         self._bridge.adopt(head.epoch, head.offset, head.floor)
-        for at in range(0, len(head.recorded), _DIGEST):
-            self._match(head.recorded[at : at + _DIGEST])
+        if self._bus.shared:
+            self._overlap.begin(digests(head.before), digests(head.after))
 
     def fill(self, ring: Ring) -> None:
         """Take a part of the history in."""
@@ -186,7 +223,8 @@ class Follower:
 
     def relayed(self, messages: Relayed) -> None:
         for subject, payload, offset in messages.messages:
-            self._match(_digest(subject, payload))
+            if self._bus.shared:
+                self._overlap.relayed(digest_of(subject, payload))
             self._bridge.received(subject, payload, offset)
 
     def lead(self) -> None:
@@ -199,34 +237,9 @@ class Follower:
             bridge.status_changed(self._connected)
         elif self._gap or not self._connected:
             bridge.status_changed(self._connected, gap=True)
-        rest = []
-        while self._own:  # of messages that say the same, the last are those that were not relayed
-            digest, subject, payload = self._own.pop()
-            if _spend(self._own_count, digest):
-                rest.append((subject, payload))
-        for subject, payload in reversed(rest):
+        for subject, payload in self._overlap.rest():
             bridge.received(subject, payload)
 
     def forget(self) -> None:
         """Nothing that was relayed can be on its way from the broker any more."""
-        self._relayed.clear()
-
-    def _match(self, digest: bytes) -> None:
-        """A message was relayed: the same one of the broker is not to be sent."""
-        if not _spend(self._own_count, digest):
-            self._relayed[digest] += 1
-            return
-        own = self._own
-        while own and own[0][0] not in self._own_count:
-            own.popleft()
-
-
-def _spend(counts: "Counter[bytes]", digest: bytes) -> bool:
-    count = counts.get(digest, 0)
-    if count <= 0:
-        return False
-    if count == 1:
-        del counts[digest]
-    else:
-        counts[digest] = count - 1
-    return True
+        self._overlap.forget()

@@ -45,7 +45,7 @@ class Hello(msgspec.Struct):
 class Want(msgspec.Struct):
     """What the new worker asks for."""
 
-    feed: bool  # it has no numbering of its own
+    fence: bytes | None  # where its own feed began; None = it has a numbering of its own
 
 
 class Side(Protocol):
@@ -53,7 +53,7 @@ class Side(Protocol):
 
     def hello(self) -> Hello: ...
     def greet(self, hello: Hello) -> None: ...
-    def feed(self) -> list[tuple[str, object]]: ...
+    def feed(self, fence: bytes) -> list[tuple[str, object]]: ...
     def flush(self, send: Callable[[str, object], None]) -> None: ...
     def stop_recording(self) -> None: ...
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
@@ -99,7 +99,7 @@ class Giver:
     async def _run(self) -> None:
         try:
             want: Want = content(await self._next("want"), Want)
-            await self._send_state(want.feed)
+            await self._send_state(want.fence)
             await self._next("synced")
             self._side.release()
             self._tell("released", None)
@@ -113,10 +113,10 @@ class Giver:
         self._channel.close()
         self._tell("given", self._given)
 
-    async def _send_state(self, feed: bool) -> None:
+    async def _send_state(self, fence: bytes | None) -> None:
         self._channel.send("hello", self._side.hello())
-        if feed:
-            for kind, part in self._side.feed():
+        if fence is not None:
+            for kind, part in self._side.feed(fence):
                 self._channel.send(kind, part)
                 await self._pause(0)
                 while self._channel.waiting > _MAX_UNSENT:
@@ -224,7 +224,7 @@ class Taker:
         side: Side,
         sock: Any,
         *,
-        wants_feed: bool,
+        fence: bytes | None,
         tell: Callable[[str, object], None],
     ) -> None:
         """`tell` gets ("synced", None) when clients may come, ("taken", how many) at the end."""
@@ -235,7 +235,7 @@ class Taker:
         self._held: list[tuple[msgspec.Raw, list[int]]] = []
         self._waited_s = 0.0
         self._channel = Channel(reactor, sock, self._received, self._lost)
-        self._channel.send("want", Want(wants_feed))
+        self._channel.send("want", Want(fence))
 
     def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
         if kind == "clients":

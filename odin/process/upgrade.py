@@ -100,7 +100,9 @@ class Upgrades:
                     why = worker.last_words or worker.status
                     raise HandoverFailed(f"the new worker {slot.number} ended: {why}")
                 if self._reactor.seconds() > stop_at:
-                    raise HandoverFailed(f"the new worker {slot.number} did not become ready")
+                    raise HandoverFailed(
+                        f"the new worker {slot.number} did not become ready: is the broker there?"
+                    )
                 if slot.worker is None:
                     raise HandoverFailed(f"the old worker {slot.number} ended meanwhile")
 

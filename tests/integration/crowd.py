@@ -155,8 +155,12 @@ class Crowd:
 class Ticker:
     """Publishes `seq` 0, 1, 2 .. to a broker, so many a second, until `stop`."""
 
-    def __init__(self, nats: Nats, per_second: float, subject: str = "odin.trades.X") -> None:
+    def __init__(
+        self, nats: Nats, per_second: float, subject: str = "odin.trades.X", *, same: bool = False
+    ) -> None:
+        """`same`: all messages are equal, there is no `seq` in them."""
         self.sent = 0
+        self._same = same
         self._running = True
         self._args = (nats, per_second, subject)
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -182,6 +186,7 @@ class Ticker:
                 batch = b""
                 while self.sent < (time.monotonic() - began) * per_second:
                     payload = b'{"seq":%d,"pad":"%b"}' % (self.sent, b"x" * 100)
+                    payload = b'{"all":"the same"}' if self._same else payload
                     batch += b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
                     self.sent += 1
                 if batch:

@@ -88,6 +88,22 @@ class LoadTests(HandoverTestCase):
             offsets = [each["offset"] for each in had + got]
             self.assertEqual(offsets, list(range(offsets[0], offsets[0] + 30)))
 
+    def test_the_same_again(self) -> None:
+        """Messages that say the same, without a nonce, are so many messages."""
+        odin = self.fleet
+        with Crowd(odin.host, 10) as crowd:
+            self.assertEqual(odin.clients(), 10)
+            with Ticker(self.nats, 300, same=True) as ticker:
+                for _ in range(2):
+                    self.assertMoved(crowd)
+                ticker.stop()
+            eventually(
+                lambda: all(len(each.notices) > ticker.sent for each in crowd.members.values()),
+                "the last message",
+            )
+            counts = {len(each.notices) - 1 for each in crowd.members.values()}  # but the welcome
+            self.assertEqual(counts, {ticker.sent})
+
     def test_history(self) -> None:
         """Snapshots and recovery after it know what was before it."""
         odin = self.fleet
