@@ -2,7 +2,6 @@
 
 import secrets
 import socket
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from twisted.logger import Logger
@@ -13,6 +12,8 @@ from odin.process import descriptors, listeners, systemd
 from odin.process.shared import SharedMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.defer import Deferred
 
 _log = Logger()
@@ -44,19 +45,22 @@ def made_up_secret(config: Config) -> str:
     return "" if config.production else secrets.token_hex(32)
 
 
-def own_sockets(config: Config, *, shared: bool = False) -> Sequence[socket.socket]:
+def own_sockets(config: Config, *, shared: bool = False) -> listeners.Listening:
     """The sockets to listen on: of systemd if it has any for us, else as configured.
 
     Raises: CannotListenError.
     """
-    found = systemd.inherited_sockets()
     send_buffer = config.delivery.send_buffer_bytes
-    for each in found:
-        listeners.settle(each, send_buffer)
-    if not found and settings.listens_plain(config):
-        server = config.server
-        found = [listeners.listen(server.host, server.port, send_buffer=send_buffer, shared=shared)]
-    return found
+    if inherited := systemd.inherited_sockets():
+        for each in inherited:
+            listeners.settle(each, send_buffer)
+        return listeners.Listening(inherited, kept=True)
+    if not settings.listens_plain(config):
+        return listeners.Listening([])
+    host, port = config.server.host, config.server.port
+    return listeners.Listening(
+        [listeners.listen(host, port, send_buffer=send_buffer, shared=shared)]
+    )
 
 
 def warn_of_descriptors(config: Config, workers: int) -> None:

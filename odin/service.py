@@ -230,12 +230,11 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
             write_bytes=config.websocket.write_buffer_bytes,
             max_pending=delivery.max_pending_bytes,
         ),
-        own=(lambda: own_sockets(config)) if place.worker is None else list,
+        own=(lambda: own_sockets(config)) if place.worker is None else None,
         endpoints=[
             (text, components.endpoint_of(text, reactor, shared=place.worker is not None))
             for text in config.endpoints
         ],
-        at_once=place.worker is None,
         stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
         listening=lambda listening: setattr(status, "listening", listening),
     )
@@ -262,6 +261,8 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     service.addService(gateway)
     if market is not None and not follower.following:
         service.addService(market)
+    if place.worker is None:
+        service.addService(systemd.Announcer())
     return service
 
 

@@ -30,6 +30,7 @@ from odin.place import Place
 from odin.process import signals
 from odin.process.channel import Channel, ChannelBroken, Inbox, adopt, content, first_message
 from odin.process.handover import Giver, Taker
+from odin.process.listeners import Listening
 from odin.process.shared import SharedMemory
 from odin.process.workers import CHANNEL_VARIABLE, Answer, Ask, Begin
 from odin.tap import Options
@@ -119,7 +120,8 @@ class Agent:
         if kind == "report":
             self._report()
         elif kind == "listen":
-            gateway.listen_on(content(raw, int), [adopt(each) for each in descriptors])
+            number, kept = content(raw, tuple[int, bool])
+            gateway.listen_on(number, Listening([adopt(each) for each in descriptors], kept))
             self._channel.send("listening")
         elif kind == "unlisten":
             gateway.release(content(raw, int))

@@ -1,7 +1,6 @@
 """The gateway's lifetime: listen, watch the slow, and let everybody go at the end."""
 
 import select
-import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,14 +37,13 @@ class Gateway(Service):
         hub: Hub,
         transport: type[Transport],
         *,
-        own: Callable[[], Sequence[socket.socket]],
+        own: Callable[[], listeners.Listening] | None,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
-        at_once: bool,
         stop_timeout_s: float,
         listening: Callable[[bool], None],
     ) -> None:
-        """`own`: opens the sockets to listen on. `endpoints`: (description, endpoint) pairs.
-        `at_once`: listen from the start; a worker waits until it is told (`listen_on`).
+        """`own`: opens the sockets to listen on; None for a worker, which is told (`listen_on`).
+        `endpoints`: (description, endpoint) pairs.
         `listening` is told when the ports open and close."""
         self.transport = transport
         self.stop_timeout_s = stop_timeout_s
@@ -53,9 +51,9 @@ class Gateway(Service):
         self._factory = factory
         self._hub = hub
         self._own = own
-        self._at_once = at_once
         self._endpoints = endpoints
         self._ports: dict[int, list[Port]] = {}  # by the number of the worker they are for
+        self._kept = False  # whether systemd holds them as well
         self._others: list[IListeningPort] = []
         self._listening = listening
         self._watch = LoopingCall(self._watch_slow)
@@ -64,13 +62,14 @@ class Gateway(Service):
     def startService(self) -> None:
         """Raises: CannotListenError."""
         super().startService()
-        if self._at_once:
+        if self._own is not None:
             self.listen_on(0, self._own())
         self._watch.start(_LOOK_EVERY_S, now=False)
 
-    def listen_on(self, number: int, sockets: Sequence[socket.socket]) -> None:
+    def listen_on(self, number: int, listening: listeners.Listening) -> None:
         """Accept from these sockets, and at the endpoints; `number` is for `release`."""
-        for sock in sockets:
+        self._kept = listening.kept
+        for sock in listening.sockets:
             port = Port.on(sock, self._factory, self.transport, self._reactor)
             self._ports.setdefault(number, []).append(port)
             host, bound = listeners.name_of(sock)
@@ -122,8 +121,9 @@ class Gateway(Service):
         reactor, factory = self._reactor, self._factory
         stop_at = reactor.seconds() + self.stop_timeout_s
         for port in [each for ports in self._ports.values() for each in ports]:
-            listeners.stop_arrivals(port.socket)
-            _empty(port)
+            if not self._kept:
+                listeners.stop_arrivals(port.socket)
+                _empty(port)
             await (port.stopListening() or succeed(None))
         for closing in self._close_others():
             await closing

@@ -4,13 +4,20 @@ import contextlib
 import ctypes
 import socket
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from twisted.internet.error import CannotListenError
 
 BACKLOG: Final = 4096
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _DROP_ALL: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)  # one BPF instruction: return 0
+
+
+class Listening(NamedTuple):
+    """Sockets to listen on. `kept`: systemd holds them, too, and who waits there waits on."""
+
+    sockets: list[socket.socket]
+    kept: bool = False
 
 
 def listen(

@@ -41,9 +41,10 @@ def graceful(
     def install() -> None:
         for number in only:
             signal.signal(number, asked)
-        if on_hangup is not None:
-            signal.signal(signal.SIGHUP, hang_up)
 
+    if on_hangup is not None:
+        only = [each for each in only if each != signal.SIGHUP]
+        signal.signal(signal.SIGHUP, hang_up)
     # not before Twisted has installed its own, which it does while starting
     reactor.callWhenRunning(reactor.callLater, 0, install)
 

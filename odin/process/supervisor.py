@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -74,7 +74,7 @@ class Supervisor(Service, Keeper):
         log_file: Callable[[int], str | None],
         node: str,
         secret: str,
-        open_sockets: Callable[[], Sequence[socket.socket]],
+        open_sockets: Callable[[], listeners.Listening],
         send_buffer: int,
         answer: Callable[[str], "Deferred[tuple[int, bytes]]"],
         shutdown_timeout_s: float,
@@ -98,6 +98,7 @@ class Supervisor(Service, Keeper):
         self._answer = answer
         self._shutdown_timeout_s = shutdown_timeout_s
         self._broker = broker
+        self._kept = False  # whether systemd holds the sockets as well
         self._cells = list(range(SEATS))
         self._announced = False
         self._poll = LoopingCall(self._look)
@@ -107,13 +108,13 @@ class Supervisor(Service, Keeper):
 
     def privilegedStartService(self) -> None:
         """Raises: CannotListenError."""
-        found = list(self._open_sockets())
+        found, self._kept = self._open_sockets()
         for number, sock in enumerate(found):
             self.slots[number % len(self.slots)].sockets.append(sock)
         for slot in self.slots[len(found) :]:
-            if found and found[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            if found and not self._kept:
                 slot.sockets.append(listeners.again(found[0], self._send_buffer))
-            else:  # systemd's, or none: workers share it
+            else:  # all accept from one of systemd's; or there are only endpoints
                 slot.sockets.extend(found[:1])
         super().privilegedStartService()
 
@@ -151,7 +152,8 @@ class Supervisor(Service, Keeper):
     def _stop(self) -> Any:
         for slot in self.slots:
             for sock in slot.sockets:
-                listeners.stop_arrivals(sock)
+                if not self._kept:
+                    listeners.stop_arrivals(sock)
                 sock.close()
         workers = [each for slot in self.slots for each in (*slot.living(), *slot.leaving)]
         for worker in workers:
@@ -187,7 +189,11 @@ class Supervisor(Service, Keeper):
         if slot.lent_to is not None:
             slot.lent_to.send("unlisten", slot.number)
             slot.lent_to = None
-        worker.send("listen", slot.number, [each.fileno() for each in slot.sockets])
+        self._lend_to(slot, worker)
+
+    def _lend_to(self, slot: Slot, worker: Worker) -> None:
+        descriptors = [each.fileno() for each in slot.sockets]
+        worker.send("listen", (slot.number, self._kept), descriptors)
 
     def heard(self, worker: Worker, kind: str, raw: msgspec.Raw) -> None:
         slot = self.slots[worker.number]
@@ -246,7 +252,7 @@ class Supervisor(Service, Keeper):
         able = [each.worker for each in self.slots if each.worker and each.worker.listening]
         if able:
             slot.lent_to = min(able, key=_connections)
-            slot.lent_to.send("listen", slot.number, [each.fileno() for each in slot.sockets])
+            self._lend_to(slot, slot.lent_to)
 
     def _start_again(self, slot: Slot) -> None:
         if not self.stopping and slot.worker is None:

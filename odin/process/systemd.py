@@ -1,7 +1,7 @@
 """What systemd offers a service: readiness, a watchdog, sockets that are there already.
 
-Each is a few bytes in the environment or on a socket (sd_notify(3), sd_listen_fds(3)): less than
-a library for them. Without systemd nothing happens.
+Each is a few bytes in the environment or on a socket (sd_notify(3)): less than a
+library for them. Without systemd nothing happens.
 """
 
 import contextlib
@@ -12,9 +12,10 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from twisted.application.service import Service
+from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.task import LoopingCall
 
-_FIRST_DESCRIPTOR: Final = 3
+_NOTIFY_S: Final = 0.2
 RELOADING: Final = "RELOADING=1"
 
 
@@ -28,22 +29,20 @@ def notify(*states: str, environment: MutableMapping[str, str] = os.environ) -> 
     if RELOADING in states:
         states = (*states, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(_NOTIFY_S)  # whoever should listen does not always
         sock.sendto("\n".join(states).encode(), address)
         return True
     return False
 
 
-def inherited_sockets(
-    environment: MutableMapping[str, str] = os.environ,
-) -> list[socket.socket]:
-    """The listening sockets of a socket unit (LISTEN_FDS); children will not see them."""
-    mine = environment.pop("LISTEN_PID", "") == str(os.getpid())
-    count = environment.pop("LISTEN_FDS", "0")
-    environment.pop("LISTEN_FDNAMES", None)
-    if not mine or not count.isdigit():
-        return []
+def inherited_sockets() -> list[socket.socket]:
+    """The listening sockets of a socket unit (LISTEN_FDS); children will not see them.
+
+    Twisted takes LISTEN_FDS out of the environment when its endpoints are imported, so what it
+    found is asked for by a private name: tests/integration/test_systemd.py.
+    """
     found = []
-    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+    for descriptor in _SystemdParser._sddaemon.inheritedDescriptors():
         sock = socket.socket(fileno=descriptor)
         sock.set_inheritable(False)
         sock.setblocking(False)
@@ -57,6 +56,18 @@ def watchdog_interval_s(environment: MutableMapping[str, str] = os.environ) -> f
     if not allowed.isdigit() or owner not in (None, str(os.getpid())):
         return None
     return int(allowed) / 2e6 or None
+
+
+class Announcer(Service):
+    """Tells systemd of the start and of the end; start it after everything that must be there."""
+
+    def startService(self) -> None:
+        super().startService()
+        notify("READY=1")
+
+    def stopService(self) -> None:
+        super().stopService()
+        notify("STOPPING=1")
 
 
 class Watchdog(Service):

@@ -77,6 +77,7 @@ class Process:
         environment: Mapping[str, str] | None = None,
         *,
         family: bool = False,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         """`family`: it has children, which must end with it."""
         inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
@@ -89,6 +90,7 @@ class Process:
             cwd=_ROOT,
             env=inherited | dict(environment or {}),
             process_group=0 if family else None,
+            pass_fds=pass_fds,
         )
         self._family = family
         atexit.register(self.stop)
