@@ -7,10 +7,10 @@ ARGS ?=
 CASES ?= *
 MINUTES ?= 5
 
-.PHONY: run dev test fmt lint types coverage bench bench-quick compliance soak build docker docs clean help
+.PHONY: run dev test fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover compliance soak build docker docs clean help
 
 help:           ## what can be made
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,6 +57,15 @@ bench: $(VENV)/.test ## Odin beside a straightforward Autobahn server: figures a
 
 bench-quick: $(VENV)/.test ## the same, small: under three minutes
 	$(BIN)/python -m benchmarks --quick --out bench-results
+
+bench-100k: $(VENV)/.test ## 100,000 clients on 6 workers; needs 1 GB and some minutes
+	$(BIN)/python -m benchmarks.many --out bench-results
+
+bench-storm: $(VENV)/.test ## 20,000 reconnects in 5 s beside 1,000 live clients
+	$(BIN)/python -m benchmarks.reconnects
+
+bench-handover: $(VENV)/.test ## ten hand-overs of 5,000 clients under load, then broken versions
+	$(BIN)/python -m benchmarks.handovers --crashes
 
 soak: $(VENV)/.test ## chaos for MINUTES: brokers and servers die, clients stall, nothing is lost
 	$(BIN)/python -m tests.integration.chaos --seconds $$(( $(MINUTES) * 60 ))

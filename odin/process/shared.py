@@ -11,7 +11,7 @@ import mmap
 import os
 from typing import Final
 
-SEATS: Final = 64
+SEATS: Final = 128  # for workers, their successors, and those who are about to end
 ADDRESS_SETS: Final = 16_384  # of four addresses each
 _SEATS_BYTES: Final = SEATS * 8
 _BYTES: Final = _SEATS_BYTES + ADDRESS_SETS * 4 * 16
