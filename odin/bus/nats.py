@@ -139,7 +139,8 @@ class NatsBus(Service):
             self._missed = True
             if not client.is_closed:
                 await client.close()
-            await asyncio.sleep(self._pause_s())
+            if self.running:
+                await asyncio.sleep(self._pause_s())
 
     async def _subscribe(self, client: FeedClient) -> None:
         receiver = self._receiver
@@ -192,14 +193,14 @@ class NatsBus(Service):
         self._task = None
         if client is not None and client.is_connected:
             try:
-                await asyncio.wait_for(client.drain(), _DRAIN_TIMEOUT_S)
+                await client.finish(_DRAIN_TIMEOUT_S)
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("draining NATS: {error}", error=error)
+        if client is not None and not client.is_closed:
+            await client.close()  # first: a task can miss its cancellation, but not this
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        if client is not None and not client.is_closed:
-            await client.close()
         self.connected = False
 
     def _taker(self, position: int, subject: str) -> Receive:
@@ -255,7 +256,6 @@ class NatsBus(Service):
             "reconnect_to_server_handler": self._choose,
             "ping_interval": config.ping_interval_ms / 1000,
             "max_outstanding_pings": config.max_pings_out,
-            "drain_timeout": _DRAIN_TIMEOUT_S,
         }
         for option, value in (
             ("user", config.user),

@@ -157,6 +157,16 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
             self._splitter.forget(b"%d" % subscription._id)
         await subscription.unsubscribe()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Have everything that the broker sent until now; it sends no more.
+
+        Raises: TimeoutError, OSError, nats.errors.Error. (The library's own `drain` leaves a future
+        behind when the broker is gone, and a traceback in the log.)
+        """
+        for subscription in list(self._subs.values()):
+            await self._send_unsubscribe(subscription._id)
+        await self.flush(timeout=timeout_s)
+
     async def _read_loop(self) -> None:
         """Begin to read a new connection: once for each, reconnects too."""
         if isinstance(self._transport, TcpTransport):  # over WebSocket, nats-py reads

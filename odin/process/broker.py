@@ -18,6 +18,14 @@ from odin.errors import ConfigError
 _NAME: Final = "nats-server"
 _PAUSE_S: Final = 1.0
 _READY: Final = b"Server is ready"
+# A session of its own: Ctrl-C at a terminal goes to the whole group, and the broker must outlive
+# the workers, which drain. PR_SET_PDEATHSIG (1): it must not outlive the supervisor.
+_START: Final = """
+import ctypes, os, sys
+os.setsid()
+ctypes.CDLL(None).prctl(1, 15)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def find() -> str:
@@ -39,13 +47,13 @@ class Broker(ProcessProtocol):
     def __init__(self, reactor: Any, address: tuple[str, int], *, jetstream: bool) -> None:
         self._reactor = reactor
         self._program = find()
-        self._arguments = [_NAME, "-a", address[0], "-p", str(address[1])]
+        self._arguments = ["-a", address[0], "-p", str(address[1])]
         self._store: tempfile.TemporaryDirectory[str] | None = None
         if jetstream:
             self._store = tempfile.TemporaryDirectory(prefix="odin-nats-")
             self._arguments += ["-js", "-sd", self._store.name]
         self._process: Any = None
-        self._last_line = b""
+        self._part = self._last_line = b""
         self._stopping = False
         self._was_ready = False
         self._ready: Deferred[None] = Deferred()
@@ -71,20 +79,19 @@ class Broker(ProcessProtocol):
     def _spawn(self) -> None:
         if self._stopping:
             return
+        command = [sys.executable, "-I", "-S", "-c", _START, self._program, *self._arguments]
         self._process = self._reactor.spawnProcess(
-            self, self._program, self._arguments, env=dict(os.environ), childFDs={1: "r", 2: "r"}
+            self, sys.executable, command, env=dict(os.environ), childFDs={1: "r", 2: "r"}
         )
 
     def childDataReceived(self, _descriptor: int, data: bytes) -> None:
-        lines = (self._last_line + data).split(b"\n")
-        self._last_line = lines[-1] or lines[-2]
-        if not self._was_ready and _READY in data:
+        *lines, self._part = (self._part + data).split(b"\n")
+        if lines:
+            self._last_line = lines[-1]
+        if not self._was_ready and any(_READY in line for line in lines):
             self._was_ready = True
             self._log.info("the embedded nats-server is ready")
             self._ready.callback(None)
-        if lines[-1]:
-            return
-        self._last_line = lines[-2] if not lines[-1] else lines[-1]
 
     def processEnded(self, reason: Failure) -> None:
         self._process = None
