@@ -131,7 +131,7 @@ class FeedClientTests(SynchronousTestCase):
             "_process_pong",
             "_read_loop",
             "is_connected",
-            "drain",
+            "_send_unsubscribe",
             "flush",
         ):
             self.assertTrue(hasattr(Client, name), name)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from http.client import HTTPConnection
 from itertools import pairwise
 
@@ -128,6 +129,18 @@ class StopTests(OdinTestCase):
         odin.signal(signal.SIGTERM)
         self.assertEqual(client.closed()[0], 1012)
         self.ends(odin)
+
+    def test_with_the_broker(self) -> None:
+        """The broker ends in the same moment, as when a whole machine goes down: no traceback."""
+        for pause_s in (0.0, 0.002, 0.02):
+            nats = Nats()
+            self.addCleanup(nats.stop)
+            odin = self.start("--nats-url", nats.url)
+            odin.says("NATS connected")
+            nats.signal(signal.SIGTERM)
+            time.sleep(pause_s)
+            odin.signal(signal.SIGTERM)
+            self.ends(odin)
 
     def test_killed(self) -> None:
         """After SIGKILL a new process on the same port serves at once, with a new epoch."""
