@@ -130,7 +130,8 @@ def _addresses(config: Config, place: Place) -> AddressLimit:
     per_second = config.limits.connections_per_second_per_address
     if place.shared is None:
         return AddressLimit(per_second)
-    return SharedAddressLimit(per_second, place.shared.addresses, place.address_key)
+    shared = place.shared
+    return SharedAddressLimit(per_second, shared.addresses, place.address_key, shared.alone)
 
 
 class _SharingReactor:

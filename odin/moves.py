@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from odin.bus.succession import FeedHead, Nonces, Predecessor, Relayed, Ring
 from odin.gateway.drain import drain
@@ -19,6 +20,8 @@ _OPENING_S: Final = 1.0  # for handshakes and requests that are under way
 
 class Moves:
     """What a hand-over does with the parts of this server."""
+
+    _log = Logger()
 
     def __init__(self, reactor: Any, parts: Parts) -> None:
         self._reactor = reactor
@@ -50,6 +53,10 @@ class Moves:
 
     def stop_recording(self) -> None:
         self._predecessor.stop()
+
+    def live(self) -> bool:
+        """Whether clients here believe that the feed is live."""
+        return self._parts.bridge.live
 
     def release(self) -> None:
         self._parts.gateway.release_all()
@@ -129,10 +136,14 @@ class Moves:
         batch: Batch = content(raw, Batch)
         transport = self._parts.gateway.transport
         for moved, sock in zip(batch.clients, sockets, strict=True):
-            self._mover.settle(batch, moved, sock, transport)
+            try:
+                self._mover.settle(batch, moved, sock, transport)
+            except Exception:  # must not cost the others anything
+                self._log.failure("a client was lost in a hand-over")
+                sock.close()
 
-    def lead(self) -> None:
-        self._parts.follower.lead()
+    def lead(self, *, told_stale: bool = False) -> None:
+        self._parts.follower.lead(told_stale=told_stale)
         market = self._parts.market
         if market is not None and not market.running:
             market.startService()

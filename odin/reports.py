@@ -110,7 +110,8 @@ def total(reports: Sequence[list[Family]]) -> list[Family]:
 def _rule(family: Family, sample: Sample) -> Callable[[Iterable[float]], float]:
     if sample.name.endswith("_created"):
         return min
-    if family.name in _LARGEST or sample.labels.get("reason") in _SEEN_BY_ALL:
+    seen_by_all = family.name == "odin_dropped_messages" and sample.labels["reason"] in _SEEN_BY_ALL
+    if family.name in _LARGEST or seen_by_all:
         return max
     return min if family.name in _LEAST else sum
 
@@ -153,7 +154,7 @@ def merged_stats(reports: Sequence[Report], own: dict[str, Any]) -> dict[str, An
     """The body of /stats for all."""
     each = [report.stats for report in reports]
     if not each:
-        return {"node": own["node"], "uptime": own["uptime"], "workers": []}
+        return {"node": own["node"], "uptime": own["uptime"], "workers": [], **own.get("more", {})}
     first = each[0]
 
     def added(section: str, *names: str) -> dict[str, int]:

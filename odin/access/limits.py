@@ -3,14 +3,15 @@
 A bucket is one number, the theoretical arrival time (TAT) of the generic cell rate algorithm
 (ITU-T I.371): it says when the bucket will be full again. A resting client keeps the shared 0.0.
 
-
 Several workers that are one server share memory for the connections: each address has one bucket
-for all, and each worker sees how many seats the others have taken. Nothing is locked, so workers
-that decide at the same instant may let in one too many each: of a limit L with N workers never
-more than L + N - 1.
+for all, looked at by one worker at a time; and each worker sees how many seats the others have
+taken. Seats are not locked, so workers that decide at the same instant may let in one too many
+each: of a limit L with N workers never more than L + N - 1.
 """
 
 import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -84,9 +85,17 @@ class SharedAddressLimit(AddressLimit):
     _ENTRY: Final = struct.Struct("=Qd")
     _WAYS: Final = 4
 
-    def __init__(self, per_second: float, table: memoryview, key: bytes) -> None:
-        """`key`: the same for all workers, unknown to clients, so that nobody can aim at a set."""
+    def __init__(
+        self,
+        per_second: float,
+        table: memoryview,
+        key: bytes,
+        alone: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """`key`: the same for all workers, unknown to clients, so that nobody can aim at a set.
+        `alone`: keeps the other workers out while a bucket is looked at and changed."""
         super().__init__(per_second)
+        self._alone = alone
         self._table = table
         self._key = key
         self._sets = len(table) // (self._WAYS * self._ENTRY.size)
@@ -98,11 +107,12 @@ class SharedAddressLimit(AddressLimit):
         entry, table = self._ENTRY, self._table
         start = digest % self._sets * self._WAYS * entry.size
         places = range(start, start + self._WAYS * entry.size, entry.size)
-        known = [(*entry.unpack_from(table, at), at) for at in places]
-        tat, at = next(((tat, at) for name, tat, at in known if name == digest), (None, 0))
-        if tat is None:
-            tat, at = 0.0, min(known, key=lambda each: each[1])[2]
-        entry.pack_into(table, at, digest, self._limit.take(tat, now))
+        with self._alone():
+            known = [(*entry.unpack_from(table, at), at) for at in places]
+            tat, at = next(((tat, at) for name, tat, at in known if name == digest), (None, 0))
+            if tat is None:
+                tat, at = 0.0, min(known, key=lambda each: each[1])[2]
+            entry.pack_into(table, at, digest, self._limit.take(tat, now))
 
 
 class Seats:

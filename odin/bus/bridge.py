@@ -137,13 +137,14 @@ class Bridge:
         connection, messages of the time before follow (`remember`). `gap`: messages may have been
         missed for ever.
         """
+        renumbered = False
         if epoch is not None:
-            if epoch != self.epoch or gap:
+            if renumbered := epoch != self.epoch or gap:
                 self._renumber(epoch, offset)
             self.numbered = connected
-        elif gap and self.sent:
+        elif renumbered := bool(gap and self.offset):
             self._renumber(secrets.token_hex(8), self.offset)
-        if connected != self.live:
+        if connected != self.live or (connected and renumbered):
             self.live = connected
             if connected:
                 self.live_since = self._clock()
@@ -152,11 +153,14 @@ class Bridge:
                 notice = FeedStatus(status="stale")
             self._hub.notify(text_frame(encode(notice)))
 
-    def adopt(self, epoch: str, offset: int, floor: int) -> None:
-        """Go on with the numbering of another process; its history above `floor` follows."""
+    def adopt(self, epoch: str, offset: int, floor: int, *, live: bool) -> None:
+        """Go on with the numbering of another process; its history above `floor` follows.
+
+        `live`: what its clients were told.
+        """
         self._renumber(epoch, floor)
         self.offset = offset
-        self.live, self.live_since = True, self._clock()
+        self.live, self.live_since = live, self._clock()
 
     def refill(self, messages: Iterable[tuple[str, int, bytes]], times: Sequence[float]) -> None:
         """Take over (channel, offset, frame) of another process's history.

@@ -42,6 +42,7 @@ class FeedHead(msgspec.Struct):
     epoch: str
     offset: int
     floor: int
+    live: bool
     before: bytes
     after: bytes
 
@@ -93,7 +94,7 @@ class Predecessor:
         bridge, history, recorded = self._bridge, self._bridge.history, self._recorded
         at = self._fences.get(fence, 0)
         before, after = b"".join(recorded[:at]), b"".join(recorded[at:])
-        head = FeedHead(bridge.epoch, bridge.offset, history.floor, before, after)
+        head = FeedHead(bridge.epoch, bridge.offset, history.floor, bridge.live, before, after)
         self._recorded = []
         bridge.relay = self._relay
         ring, times, last = history.contents()
@@ -145,7 +146,8 @@ class Follower:
         self._bus = bus
         self._bridge = bridge
         self._clock = clock
-        self._has_state = False
+        self._adopted = False
+        self._complete = False  # whether the whole state came
         self._gap = False
         self._connected = False
         self._connected_at = 0.0
@@ -186,7 +188,7 @@ class Follower:
         self._bridge.remember(subject, payload, offset, ring=ring)
 
     def controlled(self, subject: str, payload: bytes) -> None:
-        if subject == FENCE and payload == self.fence and self.following and not self._has_state:
+        if subject == FENCE and payload == self.fence and self.following and not self._adopted:
             self._fenced_at = self._clock()
             self._overlap.fence()
             return
@@ -209,8 +211,8 @@ class Follower:
 
     def adopt(self, head: FeedHead) -> None:
         """Go on with this numbering."""
-        self._has_state = True
-        self._bridge.adopt(head.epoch, head.offset, head.floor)
+        self._adopted = True
+        self._bridge.adopt(head.epoch, head.offset, head.floor, live=head.live)
         if self._bus.shared:
             self._overlap.begin(digests(head.before), digests(head.after))
 
@@ -219,7 +221,9 @@ class Follower:
         self._bridge.refill(ring.messages, ring.times)
 
     def know(self, nonces: Nonces) -> None:
+        """The last part of the state."""
         self._bridge.nonces.refill(nonces.young, nonces.old, nonces.turned_at)
+        self._complete = True
 
     def relayed(self, messages: Relayed) -> None:
         for subject, payload, offset in messages.messages:
@@ -227,16 +231,19 @@ class Follower:
                 self._overlap.relayed(digest_of(subject, payload))
             self._bridge.received(subject, payload, offset)
 
-    def lead(self) -> None:
-        """The predecessor gives no more: the feed is ours. Idempotent."""
+    def lead(self, *, told_stale: bool = False) -> None:
+        """The predecessor gives no more: the feed is ours. Idempotent.
+
+        `told_stale`: what its clients believe of the feed.
+        """
         if not self.following:
             return
         self.following = False
         bridge = self._bridge
-        if not self._has_state:
-            bridge.status_changed(self._connected)
-        elif self._gap or not self._connected:
-            bridge.status_changed(self._connected, gap=True)
+        if told_stale:
+            bridge.live = False
+        gap = self._gap or not (self._complete and self._connected)
+        bridge.status_changed(self._connected, gap=gap)
         for subject, payload in self._overlap.rest():
             bridge.received(subject, payload)
 

@@ -6,6 +6,7 @@ from typing import Final
 
 Nonce = str | int
 _MAX_KEPT: Final = 64  # characters; a longer nonce is kept as its digest
+_MAX_BITS: Final = 63  # of a number; a larger one, too
 
 
 class NonceWindow:
@@ -62,4 +63,6 @@ class NonceWindow:
 def _key(nonce: Nonce) -> Nonce | bytes:
     if isinstance(nonce, str) and len(nonce) > _MAX_KEPT:
         return blake2b(nonce.encode(errors="surrogatepass"), digest_size=16).digest()
+    if isinstance(nonce, int) and nonce.bit_length() > _MAX_BITS:
+        return blake2b(hex(nonce).encode(), digest_size=16).digest()
     return nonce

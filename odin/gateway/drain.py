@@ -21,7 +21,7 @@ REASON: Final = close_reason("restart", "come back, with recover")
 async def drain(reactor: Any, sessions: Iterable[Session], over_s: float) -> int:
     """Let every session go within `over_s`; returns how many there were."""
     leaving = list(sessions)
-    step_s = over_s / max(1, len(leaving))
+    step_s = max(over_s, 0.001) / max(1, len(leaving))
     began = reactor.seconds()
     for number, session in enumerate(leaving):
         session.expect_restart(int(number * step_s * 1000))

@@ -156,11 +156,12 @@ class Channel:
         if not self.open:
             return None
         try:
-            alive = self._inbox.fill(self._socket)
+            try:
+                alive = self._inbox.fill(self._socket)
+            except BlockingIOError:
+                alive = True  # but maybe there was something before
             while self.open and (message := self._inbox.take()) is not None:
                 self._received(*message)
-        except BlockingIOError:
-            return None
         except ConnectionResetError:
             return CONNECTION_LOST
         except (OSError, ChannelBroken) as error:
@@ -181,8 +182,12 @@ class Channel:
                     sent = self._socket.send(data)
             except BlockingIOError:
                 return None
-            except OSError:
-                return None  # the reader hears of the end
+            except (BrokenPipeError, ConnectionResetError):
+                self._out.clear()  # the reader hears of the end, maybe after more messages
+                break
+            except OSError as error:
+                self._log.error("a channel broke: {error}", error=error)
+                return CONNECTION_LOST
             self.waiting -= sent
             if sent == len(data):
                 self._out.popleft()

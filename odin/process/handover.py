@@ -56,6 +56,7 @@ class Side(Protocol):
     def feed(self, fence: bytes) -> list[tuple[str, object]]: ...
     def flush(self, send: Callable[[str, object], None]) -> None: ...
     def stop_recording(self) -> None: ...
+    def live(self) -> bool: ...
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
     def release(self) -> None: ...
     def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
@@ -67,7 +68,7 @@ class Side(Protocol):
     def drain(self, sessions: Iterable[Any], over_s: float) -> "Deferred[int]": ...
     def ahead(self, raw: msgspec.Raw) -> bool: ...
     def settle(self, raw: msgspec.Raw, sockets: list[Any]) -> None: ...
-    def lead(self) -> None: ...
+    def lead(self, *, told_stale: bool = False) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -106,7 +107,7 @@ class Giver:
             await self._give_all()
             self._side.flush(self._channel.send)
             self._side.stop_recording()
-            self._channel.send("end")
+            self._channel.send("end", self._side.live())
             await self._next("leads")
         except _Gone:
             return
@@ -146,9 +147,9 @@ class Giver:
                 break
             self._side.flush(self._channel.send)
             await self._pause(_LOOK_EVERY_S)
-        for each in drains:
-            await each
-            self._side.flush(self._channel.send)
+        while not all(each.called for each in drains):
+            self._side.flush(self._channel.send)  # those who have moved wait for the feed
+            await self._pause(_LOOK_EVERY_S)
 
     async def _give(self, sessions: list[Any]) -> None:
         loose, batch, descriptors = self._side.loosen(sessions)
@@ -192,17 +193,11 @@ class Giver:
             news.callback(None)
 
     def _lost(self) -> None:
-        """The new worker is gone: go on with everybody who is left.
-
-        What it acknowledged before it died is gone with it.
-        """
+        """The new worker is gone: go on with everybody who is left. What it had is gone with it."""
         self._gone = True
         self._side.stop_recording()
         loose, self._loose = self._loose, []
-        if any(kind == "took" for kind, _raw in self._answers):
-            self._side.let_go(loose)
-        else:
-            self._side.take_back(loose)
+        self._side.take_back(loose)
         self._tell("kept", self._side.connections())
         self._wake()
 
@@ -232,6 +227,7 @@ class Taker:
         self._side = side
         self._tell = tell
         self._taken = 0
+        self._leads = False
         self._held: list[tuple[msgspec.Raw, list[int]]] = []
         self._waited_s = 0.0
         self._channel = Channel(reactor, sock, self._received, self._lost)
@@ -247,7 +243,7 @@ class Taker:
             self._channel.send("synced")
             self._tell("synced", None)
         elif kind == "end":
-            self._lead()
+            self._lead(told_stale=not content(raw, bool))
             self._channel.send("leads")
         elif not self._side.take_feed(kind, raw):
             raise ValueError(f"an unknown message: {kind}")
@@ -273,8 +269,11 @@ class Taker:
             self._side.settle(raw, sockets)
             self._taken += len(sockets)
 
-    def _lead(self) -> None:
-        self._side.lead()
+    def _lead(self, *, told_stale: bool = False) -> None:
+        if self._leads:
+            return
+        self._leads = True
+        self._side.lead(told_stale=told_stale)
         self._reactor.callLater(_LATE_S, self._side.forget)
         self._tell("taken", self._taken)
 

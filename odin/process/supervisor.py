@@ -278,11 +278,10 @@ class Supervisor(Service, Keeper):
         """The metrics of all, those of workers that have ended among them: no count goes back."""
         parts = []
         for slot in self.slots:
-            counted = [slot.counted]
-            counted += [lasting(each.last_report.metrics)
-                        for each in slot.leaving if each.last_report]  # fmt: skip
-            counted += [each.metrics for each in reports if each.worker == slot.number]
-            parts.append(total(counted))
+            here = {each.pid: each.metrics for each in reports if each.worker == slot.number}
+            silent = [each.last_report.metrics for each in (*slot.living(), *slot.leaving)
+                      if each.last_report and each.pid not in here]  # fmt: skip
+            parts.append(total([slot.counted, *map(lasting, silent), *here.values()]))
         return merged_metrics(parts)
 
     def well(self) -> bool:

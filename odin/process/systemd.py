@@ -12,9 +12,9 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.task import LoopingCall
 
+_FIRST_DESCRIPTOR: Final = 3
 _NOTIFY_S: Final = 0.2
 RELOADING: Final = "RELOADING=1"
 
@@ -38,11 +38,21 @@ def notify(*states: str, environment: MutableMapping[str, str] = os.environ) -> 
 def inherited_sockets() -> list[socket.socket]:
     """The listening sockets of a socket unit (LISTEN_FDS); children will not see them.
 
-    Twisted takes LISTEN_FDS out of the environment when its endpoints are imported, so what it
-    found is asked for by a private name: tests/integration/test_systemd.py.
+    Twisted takes LISTEN_FDS out of the environment when its endpoints are imported, so it is read
+    from the environment that the process was started with. Linux only, as systemd is.
     """
-    found = []
-    for descriptor in _SystemdParser._sddaemon.inheritedDescriptors():
+    found: list[socket.socket] = []
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            given = dict(each.partition(b"=")[::2] for each in file.read().split(b"\0"))
+    except OSError:
+        return found
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    count = given.get(b"LISTEN_FDS", b"")
+    if given.get(b"LISTEN_PID") != b"%d" % os.getpid() or not count.isdigit():
+        return found
+    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
         sock = socket.socket(fileno=descriptor)
         sock.set_inheritable(False)
         sock.setblocking(False)

@@ -1,25 +1,38 @@
 """`odin upgrade`, `odin drain`: ask a running server, at its internal listener on this machine."""
 
 import argparse
+import contextlib
 import json
 import sys
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 _PATIENCE_S = 180
 
 
 def ask(url: str, what: str) -> tuple[int, dict[str, Any]]:
-    """(HTTP status, answer) of a POST. Raises: OSError when nobody answers."""
+    """(HTTP status, answer) of a POST.
+
+    Raises: OSError, HTTPException, ValueError when nobody answers, or nothing like Odin.
+    """
     request = urllib.request.Request(f"{url.rstrip('/')}/{what}", b"", method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_PATIENCE_S) as answer:
-            return answer.status, json.load(answer)
+            return answer.status, _object(answer.status, answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.load(error)
+            return error.code, _object(error.code, error.read())
+
+
+def _object(status: int, body: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            return found
+    raise ValueError(f"no answer of Odin (HTTP status {status})")
 
 
 def main() -> None:
@@ -37,17 +50,19 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         status, answer = ask(arguments.url, arguments.command)
-    except (OSError, ValueError) as error:
-        sys.exit(f"odin: {arguments.url}: {getattr(error, 'reason', error)}")
-    if status == 200:
-        print(f"{answer['clients']} clients handed over in {answer['seconds']} s")
+    except (OSError, ValueError, HTTPException) as error:
+        sys.exit(f"odin: {arguments.url}: {getattr(error, 'reason', '') or str(error) or repr(error)}")
+    if status == 200 and "clients" in answer:
+        print(f"{answer['clients']} clients handed over in {answer.get('seconds')} s")
     elif status == 202:
         print("the server stops")
+    elif status == 404:
+        needs = "needs --workers" if arguments.command == "upgrade" else "not there"
+        sys.exit(f"odin: {needs}")
     else:
-        problem = answer.get("reason") or answer.get("error", {}).get("message", status)
-        if status == 404:
-            problem = "needs --workers" if arguments.command == "upgrade" else "not there"
-        sys.exit(f"odin: {problem}")
+        problem = answer.get("error")
+        message = problem.get("message") if isinstance(problem, dict) else None
+        sys.exit(f"odin: {answer.get('reason') or message or f'HTTP status {status}'}")
 
 
 if __name__ == "__main__":
