@@ -28,6 +28,7 @@ class Moves:
         self._parts = parts
         self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context)
         self._predecessor = Predecessor(parts.bridge)
+        self._odd: set[Session] = set()  # those that cannot be described
 
     # -- the old worker
 
@@ -69,10 +70,10 @@ class Moves:
         stuck: list[Session] = []
         busy: list[Session] = []
         for each in self._parts.gateway.sessions():
-            if self._mover.movable(each):
-                ready.append(each)
+            if each in self._odd or not self._mover.may_move(each):
+                stuck.append(each)
             else:
-                (busy if self._mover.may_move(each) else stuck).append(each)
+                (ready if self._mover.movable(each) else busy).append(each)
         return ready, stuck, busy
 
     def opening(self, passed_s: float) -> bool:
@@ -87,7 +88,19 @@ class Moves:
         loose, moved = [], []
         for each in sessions:
             found = self._mover.loosen(each)
-            if found is not None:
+            if found is None:
+                continue
+            try:
+                msgspec.msgpack.encode(found[1])
+            except (
+                ValueError,
+                TypeError,
+                OverflowError,
+            ):  # one must not keep the others from going
+                self._log.failure("a client cannot be handed over")
+                self._odd.add(each)
+                self._mover.take_back(found[0])
+            else:
                 loose.append(found[0])
                 moved.append(found[1])
         bridge = self._parts.bridge

@@ -134,6 +134,7 @@ class TokenTests(SynchronousTestCase):
             (self.token(channels="a"), "malformed"),
             (self.token(channels=["a..b"]), "malformed"),
             (self.token(publish=[5]), "malformed"),
+            (self.token(sub="\ud800"), "malformed"), (self.token(jti="x\udfff"), "malformed"),
             ("", "malformed"), ("nonsense", "malformed"), ("a.b.c", "malformed"),
             ("x" * 9000, "malformed"), ("é.b.c", "malformed"),
         ):  # fmt: skip

@@ -134,7 +134,7 @@ def _identity(claims: Mapping[str, Any]) -> Identity:
     if not isinstance(user_id, str) or not user_id:
         raise Unauthorized("missing_claim")
     channels = claims.get("channels")
-    return Identity(
+    identity = Identity(
         user_id=user_id,
         username=_text(claims.get("username")),
         role=_text(claims.get("role")),
@@ -143,6 +143,11 @@ def _identity(claims: Mapping[str, Any]) -> Identity:
         expires_at=int(expires_at),
         token_id=_text(claims.get("jti")),
     )
+    try:
+        msgspec.msgpack.encode(identity)
+    except UnicodeEncodeError:  # JSON can spell half a character; no text has one
+        raise Unauthorized("malformed") from None
+    return identity
 
 
 def _text(value: Any) -> str:

@@ -51,7 +51,9 @@ def main() -> None:
     try:
         status, answer = ask(arguments.url, arguments.command)
     except (OSError, ValueError, HTTPException) as error:
-        sys.exit(f"odin: {arguments.url}: {getattr(error, 'reason', '') or str(error) or repr(error)}")
+        sys.exit(
+            f"odin: {arguments.url}: {getattr(error, 'reason', '') or str(error) or repr(error)}"
+        )
     if status == 200 and "clients" in answer:
         print(f"{answer['clients']} clients handed over in {answer.get('seconds')} s")
     elif status == 202:
