@@ -17,6 +17,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 _REFUSE_AT_ONCE = 100
@@ -269,8 +270,11 @@ class Port(tcp.Port):
 
     When the factory is `crowded`, descriptors run out: whoever comes gets `refusal`, and none is
     kept. While it is `pressed`, few are accepted at a time and others wait in the kernel's queue:
-    those who are here already come first.
+    those who are here already come first. Who was accepted is read from at once: the request is
+    there as a rule, and a turn of a busy loop is long.
     """
+
+    _log = Logger()
 
     @classmethod
     def on(
@@ -280,23 +284,46 @@ class Port(tcp.Port):
         port = cast(
             "Port", cls._fromListeningDescriptor(reactor, sock.fileno(), sock.family, factory)
         )
-        port.transport = transport
+        port._kind = transport
+        port._accepted = []
         port.startListening()
         return port
 
     factory: Any
     reactor: Any
+    _kind: type[Transport]
+    _accepted: list[Transport]
+
+    def transport(self, *arguments: Any) -> Transport:  # type: ignore[override]
+        """One more connection; tcp.Port calls it."""
+        made = self._kind(*arguments)
+        self._accepted.append(made)
+        return made
 
     def doRead(self) -> None:
-        if not self.factory.crowded:
-            pressed = self.factory.pressed
-            if pressed:
-                self.numberAccepts = _ACCEPT_PRESSED
-            super().doRead()
-            if pressed and self.connected:
-                self.stopReading()
-                self.reactor.callLater(_PAUSE_PRESSED_S, self._go_on)
+        if self.factory.crowded:
+            self._refuse_all()
             return
+        pressed = self.factory.pressed
+        if pressed:
+            self.numberAccepts = _ACCEPT_PRESSED
+        super().doRead()
+        accepted, self._accepted = self._accepted, []
+        for each in accepted:
+            if each.connected:
+                self._read(each)
+        if pressed and len(accepted) >= _ACCEPT_PRESSED and self.connected:
+            self.stopReading()
+            self.reactor.callLater(_PAUSE_PRESSED_S, self._go_on)
+
+    def _read(self, transport: Transport) -> None:
+        try:
+            transport.doRead()  # what ends the connection is there at the next turn as well
+        except Exception:
+            self._log.failure("a connection failed at once")
+            transport.abortConnection()
+
+    def _refuse_all(self) -> None:
         for _ in range(_REFUSE_AT_ONCE):
             try:
                 sock, _address = self.socket.accept()
