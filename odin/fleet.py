@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # What the supervisor itself uses; a change of these takes a restart.
 _FIXED: Final = ("server.host", "server.port", "server.workers", "metrics.port", "metrics.host",
-          "nats.embedded", "delivery.sendBuffer")  # fmt: skip
+          "metrics.metricsPath", "metrics.enablePrometheus", "nats.embedded", "server.node",
+          "delivery.sendBuffer")  # fmt: skip
 
 
 class FleetAnswers:
@@ -42,7 +43,8 @@ class FleetAnswers:
         self._node = node
 
     def answer(self, page: str) -> "Deferred[Answer]":
-        return self.supervisor.reports().addCallback(self._made, page)
+        asked = self.supervisor.reports(metrics=page != "health")
+        return asked.addCallback(self._made, page)
 
     def not_ready(self) -> str | None:
         """Why no client should be sent here (web.health.Readyz)."""
@@ -80,10 +82,11 @@ class FleetAnswers:
             },
         }
         if page == "stats":
-            return 200, encode(merged_stats(reports, own)) + b"\n"
+            counted = supervisor.metrics(reports)
+            return 200, encode(merged_stats(reports, own, counted)) + b"\n"
         missing = sum(each.worker is None for each in supervisor.slots)
         missing += max(0, len(supervisor.slots) - missing - len({each.worker for each in reports}))
-        body = merged_health(reports, missing, own)
+        body = merged_health(supervisor.serving(reports), missing, own)
         if supervisor.stopping:
             body["status"] = "unhealthy"
         return 503 if body["status"] == "unhealthy" else 200, encode(body) + b"\n"
@@ -96,8 +99,12 @@ class FleetAnswers:
             return Family(name, text, kind, [Sample(name + suffix, {}, value)])
 
         connections = [
-            Sample("odin_worker_connections", {"worker": str(each.worker)}, each.connections)
-            for each in reports
+            Sample(
+                "odin_worker_connections",
+                {"worker": str(slot.number)},
+                sum(each.connections for each in reports if each.worker == slot.number),
+            )
+            for slot in supervisor.slots
         ]
         handovers = [
             Sample("odin_handovers_total", {"result": "done"}, upgrades.done),
@@ -154,7 +161,7 @@ def make_fleet(
         arguments=arguments,
         log_file=lambda worker: logs.worker_file(log_file, worker) if log_file else None,
         node=node,
-        secret=config.auth.jwt_secret or made_up_secret(config),
+        secret=made_up_secret(config),
         open_sockets=lambda: own_sockets(config, shared=True),
         send_buffer=config.delivery.send_buffer_bytes,
         answer=answers.answer,
@@ -168,6 +175,7 @@ def make_fleet(
             section, _, key = name.partition(".")
             if _value(config, section, key) != _value(now, section, key):
                 supervisor.note("{name} has changed: that takes a restart", name=name)
+        supervisor.shutdown_timeout_s = now.server.shutdown_timeout_s
 
     upgrades = answers.upgrades = Upgrades(reactor, supervisor, check)
     fleet = FleetService()

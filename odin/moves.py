@@ -1,6 +1,6 @@
 """A server as the two ends of a hand-over see it (process.handover.Side)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -9,12 +9,13 @@ from twisted.logger import Logger
 
 from odin.bus.succession import FeedHead, Nonces, Predecessor, Relayed, Ring
 from odin.gateway.drain import drain
-from odin.gateway.moving import Batch, Loose, Mover
+from odin.gateway.moving import Batch, Loose, Moved, Mover
 from odin.gateway.session import Session
 from odin.process.channel import content
 from odin.process.handover import Hello
 from odin.service import Parts
 
+_MOST_BYTES: Final = 4 << 20  # in one message, and a client's
 _OPENING_S: Final = 1.0  # for handshakes and requests that are under way
 
 
@@ -26,7 +27,7 @@ class Moves:
     def __init__(self, reactor: Any, parts: Parts) -> None:
         self._reactor = reactor
         self._parts = parts
-        self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context)
+        self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context, parts.control)
         self._predecessor = Predecessor(parts.bridge)
         self._odd: set[Session] = set()  # those that cannot be described
 
@@ -37,12 +38,13 @@ class Moves:
         self._predecessor.record()
 
     def hello(self) -> Hello:
-        parts = self._parts
-        tokens, users = parts.context.verifier.revocations.contents()
-        factory = parts.factory
-        # those whose handshake is under way will be numbered here
-        numbered = parts.context.numbered + factory.transports - factory.connections + 1
-        return Hello(numbered, tokens, users)
+        return Hello(*self._parts.context.verifier.revocations.contents())
+
+    def numbered(self) -> int:
+        """The last number of a client that this process can have given."""
+        factory = self._parts.factory
+        under_way = factory.transports - factory.connections  # will be numbered here
+        return self._parts.context.numbered + under_way + 1
 
     def feed(self, fence: bytes) -> list[tuple[str, object]]:
         if self._parts.bridge.bus.stores:
@@ -84,14 +86,19 @@ class Moves:
     def connections(self) -> int:
         return self._parts.factory.connections
 
-    def loosen(self, sessions: Iterable[Session]) -> tuple[list[Loose], Batch, list[int]]:
-        loose, moved = [], []
-        for each in sessions:
+    def loosen(
+        self, sessions: Iterator[Session], most: int
+    ) -> tuple[list[Loose], Batch, list[int]]:
+        """The next ones, at most so many and some megabytes; none at the end."""
+        loose: list[Loose] = []
+        moved: list[Moved] = []
+        size = 0
+        while len(loose) < most and size < _MOST_BYTES and (each := next(sessions, None)):
             found = self._mover.loosen(each)
             if found is None:
                 continue
             try:
-                msgspec.msgpack.encode(found[1])
+                size += len(msgspec.msgpack.encode(found[1]))
             except (
                 ValueError,
                 TypeError,
@@ -121,8 +128,15 @@ class Moves:
     # -- the new worker
 
     def greet(self, hello: Hello) -> None:
-        self._parts.context.numbered = hello.numbered
         self._parts.context.verifier.revocations.refill(hello.tokens, hello.users)
+
+    def note_number(self, numbered: int) -> None:
+        """The number after which clients are numbered here."""
+        self._parts.context.numbered = numbered
+
+    def room(self) -> int:
+        """For so many clients more there are descriptors, whoever else may come meanwhile."""
+        return self._parts.factory.room // 2
 
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool:
         """A part of the feed's state; False if it is none."""

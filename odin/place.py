@@ -58,6 +58,8 @@ def own_sockets(config: Config, *, shared: bool = False) -> listeners.Listening:
     if not settings.listens_plain(config):
         return listeners.Listening([])
     host, port = config.server.host, config.server.port
+    if shared and port:
+        listeners.check_free(host, port)
     return listeners.Listening(
         [listeners.listen(host, port, send_buffer=send_buffer, shared=shared)]
     )

@@ -79,9 +79,12 @@ def merged_metrics(reports: Sequence[list[Family]]) -> list[Family]:
     ]
 
 
+COUNTED: Final = ("counter", "histogram")
+
+
 def lasting(metrics: list[Family]) -> list[Family]:
     """What stays true of a process that has ended: what it counted."""
-    return [each for each in metrics if each.kind in ("counter", "histogram")]
+    return [each for each in metrics if each.kind in COUNTED]
 
 
 def total(reports: Sequence[list[Family]]) -> list[Family]:
@@ -97,7 +100,7 @@ def total(reports: Sequence[list[Family]]) -> list[Family]:
                 key = (family.name, sample.name, tuple(sorted(sample.labels.items())))
                 if sample.name.endswith("_created"):
                     values[key] = min(sample.value, values.get(key, sample.value))
-                elif family.kind in ("counter", "histogram"):
+                elif family.kind in COUNTED:
                     values[key] = values.get(key, 0.0) + sample.value
                 else:
                     values[key] = sample.value
@@ -150,8 +153,11 @@ def merged_health(reports: Sequence[Report], missing: int, own: dict[str, Any]) 
     }
 
 
-def merged_stats(reports: Sequence[Report], own: dict[str, Any]) -> dict[str, Any]:
-    """The body of /stats for all."""
+def merged_stats(
+    reports: Sequence[Report], own: dict[str, Any], metrics: Iterable[Family]
+) -> dict[str, Any]:
+    """The body of /stats for all. `metrics`: of all, for what was counted since the start."""
+    counted = {sample.name: int(sample.value) for family in metrics for sample in family.samples}
     each = [report.stats for report in reports]
     if not each:
         return {"node": own["node"], "uptime": own["uptime"], "workers": [], **own.get("more", {})}
@@ -167,7 +173,8 @@ def merged_stats(reports: Sequence[Report], own: dict[str, Any]) -> dict[str, An
     return {
         "node": own["node"],
         "uptime": own["uptime"],
-        "connections": added("connections", "active", "total", "behind"),
+        "connections": added("connections", "active", "behind")
+        | {"total": counted.get("websocket_connections_total", 0)},
         "hub": added("hub", "groups", "sessions")
         | {"epoch": first["hub"]["epoch"], **largest("hub", "offset")},
         "nats": {
@@ -175,7 +182,10 @@ def merged_stats(reports: Sequence[Report], own: dict[str, Any]) -> dict[str, An
             "connected": all(stats["nats"]["connected"] for stats in each),
             **largest("nats", "reconnects", "messages"),
         },
-        "messages": added("messages", "sent", "received")
+        "messages": {
+            "sent": counted.get("websocket_messages_sent_total", 0),
+            "received": counted.get("websocket_messages_received_total", 0),
+        }
         | largest("messages", "broadcast", "duplicates", "malformed"),
         "memory": {
             name: sum(part[name] for part in memory)

@@ -33,7 +33,7 @@ from odin.gateway.websocket import OdinFactory
 from odin.inner import HTTP_IDLE_S, inner_listener, inner_pages
 from odin.metrics import Metrics, exposition
 from odin.place import ALONE, Place, made_up_secret, node_name, own_sockets, warn_of_descriptors
-from odin.process import descriptors, reactors, systemd
+from odin.process import descriptors, listeners, reactors, systemd
 from odin.process.collector import Collector
 from odin.reports import Report
 from odin.sampling import Sampler, count_at_scrape
@@ -84,9 +84,7 @@ def _or_exit(start: Callable[[], None]) -> None:
     try:
         start()
     except CannotListenError as error:
-        cause = getattr(error.socketError, "strerror", None) or error.socketError
-        where = f"{error.interface or '*'}:{error.port}"
-        raise SystemExit(f"odin: cannot listen on {where}: {cause}") from None
+        raise SystemExit(f"odin: {listeners.reason_of(error)}") from None
 
 
 class Parts(NamedTuple):
@@ -102,6 +100,7 @@ class Parts(NamedTuple):
     metrics: Metrics
     follower: Follower
     market: Market | None
+    control: Control
 
 
 class LocalAnswers:
@@ -143,15 +142,15 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     verifier = components.verifier_of(config, secret)
     hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
     bus = components.bus_of(config, loop, node)
-    delivery = config.delivery
     history = History(components.bounds_of(config))
+    control = Control(hub, verifier, time.time, clock)
     bridge = Bridge(
         bus,
         hub,
-        NonceWindow(delivery.nonce_window_s, delivery.nonce_limit),
+        NonceWindow(config.delivery.nonce_window_s, config.delivery.nonce_limit),
         history,
-        conflate=delivery.conflate,
-        control=Control(hub, verifier, time.time),
+        conflate=config.delivery.conflate,
+        control=control,
         clock=clock,
         wall=time.time,
         meter=metrics,
@@ -162,7 +161,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         hub=hub,
         bridge=bridge,
         replays=Recovery(
-            bridge, most=delivery.recover_messages, now=clock, timers=reactor, meter=metrics
+            bridge, most=config.delivery.recover_messages, now=clock, timers=reactor, meter=metrics
         ),
         verifier=verifier,
         rate=RateLimit(config.limits.messages_per_second, config.limits.message_burst),
@@ -170,7 +169,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         heartbeat_interval_ms=int(config.websocket.ping_interval_s * 1000),
         max_message_bytes=config.server.max_message_bytes,
         max_channels=config.limits.channels_per_client,
-        max_pending=delivery.max_pending_bytes,
+        max_pending=config.delivery.max_pending_bytes,
         monotonic=clock,
         wall=time.time,
         auth_failed=metrics.auth_failed,
@@ -228,7 +227,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
             reactor,
             read_bytes=config.websocket.read_buffer_bytes,
             write_bytes=config.websocket.write_buffer_bytes,
-            max_pending=delivery.max_pending_bytes,
+            max_pending=config.delivery.max_pending_bytes,
         ),
         own=(lambda: own_sockets(config)) if place.worker is None else None,
         endpoints=[
@@ -242,7 +241,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
 
     service = OdinService()
     service.parts = Parts(
-        factory, hub, bridge, context, gateway, wheel, status, metrics, follower, market
+        factory, hub, bridge, context, gateway, wheel, status, metrics, follower, market, control
     )
     sampler = Sampler(
         reactor, metrics, status, lambda: bridge.sent, config.metrics.update_interval_s
@@ -266,7 +265,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     return service
 
 
-def report(service: OdinService, worker: int, pid: int) -> Report:
+def report(service: OdinService, worker: int, pid: int, *, metrics: bool) -> Report:
     """How this process is, for the supervisor."""
     parts = service.parts
     return Report(
@@ -276,7 +275,7 @@ def report(service: OdinService, worker: int, pid: int) -> Report:
         connections=parts.factory.connections,
         health=parts.status.health(),
         stats=parts.status.stats(),
-        metrics=parts.metrics.families(),
+        metrics=parts.metrics.families() if metrics else [],
     )
 
 

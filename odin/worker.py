@@ -4,14 +4,14 @@ from the supervisor                          to it
 begin     first of all: who you are          started   it runs, and listens nowhere yet
 listen    + sockets: accept from them        ready     the broker is there (successors only)
 unlisten  no more from those of a number     report    how it is, when asked
-report    how are you                        ask       a page about all workers
+report    how are you, with metrics or not   ask       a page about all workers
 answer    to an `ask`                        event     how a hand-over goes on
 record    a successor is about to start
 forget    there will be no successor
-give      + channel: hand over to it
+give      + channel: hand over to it; so long for those who are not at rest
+enough    stop that; who is here stays
 take      + channel: take over from it
-lead      there is nobody to take over from
-drain     let everybody go, and end
+drain     let everybody go, and end; those who wait at its sockets, too, if it is the last
 """
 
 import os
@@ -21,7 +21,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger, globalLogBeginner
 
 from odin import logs
@@ -30,7 +31,7 @@ from odin.place import Place
 from odin.process import signals
 from odin.process.channel import Channel, ChannelBroken, Inbox, adopt, content, first_message
 from odin.process.handover import Giver, Taker
-from odin.process.listeners import Listening
+from odin.process.listeners import Listening, reason_of
 from odin.process.shared import SharedMemory
 from odin.process.workers import CHANNEL_VARIABLE, Answer, Ask, Begin
 from odin.tap import Options
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S: Final = 0.05
 _ASK_TIMEOUT_S: Final = 3.0
+_GRACE_S: Final = 0.1
 
 
 class Agent:
@@ -58,7 +60,8 @@ class Agent:
         self._reactor: Any = None
         self._channel: Channel
         self._moves: Any = None
-        self._end: object = None  # of a hand-over: it must live as long as that
+        self._giver: Giver | None = None
+        self._taker: Taker | None = None
 
     @property
     def place(self) -> Place:
@@ -88,11 +91,21 @@ class Agent:
 
     def stop(self) -> "Deferred[None]":
         """Stop the server; the last word is what this process has counted."""
-        return self._service.stopService().addCallback(self._stopped)
+        given: Deferred[None] = self._giver.stop() if self._giver is not None else succeed(None)
+        return given.addCallback(lambda _: self._service.stopService()).addCallback(self._stopped)
 
     def _stopped(self, _result: object) -> None:
-        self._report()
+        self._report(metrics=True)
         self._channel.close()
+
+    def _listen(self, number: int, sockets: list[socket.socket]) -> None:
+        try:
+            self._service.parts.gateway.listen_on(number, Listening(sockets, kept=True))
+        except CannotListenError as error:  # at an endpoint
+            sys.stderr.write(f"odin: {reason_of(error)}\n")
+            sys.stderr.flush()
+            os._exit(1)
+        self._channel.send("listening")
 
     def ask(self, page: str) -> "Deferred[tuple[int, bytes]]":
         """A page about all workers. Fails with Unavailable."""
@@ -118,11 +131,9 @@ class Agent:
     def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
         gateway = self._service.parts.gateway
         if kind == "report":
-            self._report()
+            self._report(metrics=content(raw, bool))
         elif kind == "listen":
-            number, kept = content(raw, tuple[int, bool])
-            gateway.listen_on(number, Listening([adopt(each) for each in descriptors], kept))
-            self._channel.send("listening")
+            self._listen(content(raw, int), [adopt(each) for each in descriptors])
         elif kind == "unlisten":
             gateway.release(content(raw, int))
         elif kind == "answer":
@@ -130,35 +141,40 @@ class Agent:
             waiting = self._asked.pop(answer.number, None)
             if waiting is not None:
                 waiting.callback((answer.status, answer.body))
-        elif kind == "record":
-            self._moves.record()
+        elif kind == "drain":
+            gateway.last = content(raw, bool)
+            signals.stop(self._reactor)
+        else:
+            self._move(kind, raw, [adopt(each) for each in descriptors])
+
+    def _move(self, kind: str, raw: msgspec.Raw, links: list[socket.socket]) -> None:
+        """Take part in a hand-over."""
+        moves = self._moves
+        if kind == "record":
+            moves.record()
         elif kind == "forget":
-            self._moves.stop_recording()
+            moves.stop_recording()
         elif kind == "give":
-            self._end = Giver(self._reactor, self._moves, adopt(descriptors[0]), self._tell)
+            patience_s = content(raw, float)
+            self._giver = Giver(self._reactor, moves, links[0], self._tell, patience_s)
+        elif kind == "enough":
+            if self._giver is not None:
+                self._giver.stop()
         elif kind == "take":
             follower = self._service.parts.follower
-            self._end = Taker(
-                self._reactor,
-                self._moves,
-                adopt(descriptors[0]),
-                fence=follower.fence if follower.following else None,
-                tell=self._tell,
-            )
-        elif kind == "lead":
-            self._moves.lead()
-        elif kind == "drain":
-            signals.stop(self._reactor)
+            fence = follower.fence if follower.following else None
+            self._taker = Taker(self._reactor, moves, links[0], fence=fence, tell=self._tell)
         else:
             raise ChannelBroken(f"unknown message {kind}")
 
     def _tell(self, event: str, value: object) -> None:
         self._channel.send("event", (event, value))
 
-    def _report(self) -> None:
+    def _report(self, *, metrics: bool) -> None:
         from odin.service import report  # noqa: PLC0415
 
-        self._channel.send("report", report(self._service, self._begin.worker, os.getpid()))
+        number, pid = self._begin.worker, os.getpid()
+        self._channel.send("report", report(self._service, number, pid, metrics=metrics))
 
     def _orphaned(self) -> None:
         self._log.error("the supervisor is gone: stopping")
@@ -172,6 +188,7 @@ def main() -> None:
         sys.exit("odin.worker is started by odin --workers")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal everybody gets it
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # twistd's log rotation
     sock = socket.socket(fileno=int(variable))
     sock.set_inheritable(False)
     _kind, raw, descriptors, inbox = first_message(sock)
@@ -197,7 +214,9 @@ def main() -> None:
     service.privilegedStartService()
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", agent.stop)
-    signals.graceful(reactor, only=(signal.SIGTERM,))
+    # a moment later: when the supervisor stops as well, it says that this is the end for all
+    graceful_stop = lambda: reactor.callLater(_GRACE_S, signals.stop, reactor)  # noqa: E731
+    signals.graceful(reactor, only=(signal.SIGTERM,), stopping=graceful_stop)
     reactor.callWhenRunning(agent.start, service, reactor)
     reactor.run()
 

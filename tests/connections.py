@@ -139,6 +139,7 @@ class Server:
         seconds = self.clock.seconds
         verifier = TokenVerifier(secret=SECRET)
         self.hub = Hub(sweep=sweep, soon=self.soon.append, clock=seconds, meter=self.metrics)
+        self.control = Control(self.hub, verifier, seconds, seconds)
         self.bus = MemoryBus()
         self.bridge = Bridge(
             self.bus,
@@ -146,7 +147,7 @@ class Server:
             NonceWindow(600, 1000),
             History(BOUNDS),
             conflate=("price.*",),
-            control=Control(self.hub, verifier, seconds),
+            control=self.control,
             clock=seconds,
             wall=seconds,
             meter=self.metrics,

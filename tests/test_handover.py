@@ -1,5 +1,6 @@
 """Both ends of a hand-over, on a clock, over a real socket pair, with real descriptors."""
 
+import itertools
 import os
 import socket
 
@@ -40,7 +41,7 @@ class Server:
         self.busy, self.stuck, self.done = set(), set(), []
         self.relayed, self.parts, self.late, self.leaving = [], [], False, []
         self.opening = lambda _passed_s: False
-        self.believed_live = True
+        self.believed_live, self.space = True, 1000
 
     def note(self, *what):
         self.done.append(what if len(what) > 1 else what[0])
@@ -48,7 +49,10 @@ class Server:
     # -- the old worker
 
     def hello(self):
-        return Hello(7, ["token"], {"user": 1.0})
+        return Hello(["token"], {"user": 1.0})
+
+    def numbered(self):
+        return 7
 
     def feed(self, fence):
         self.note("feed", fence)
@@ -75,8 +79,8 @@ class Server:
     def connections(self):
         return len(self.here)
 
-    def loosen(self, names):
-        loose = [(name, self.here.pop(name)) for name in names]
+    def loosen(self, names, most):
+        loose = [(name, self.here.pop(name)) for name in itertools.islice(names, most)]
         return loose, [name for name, _ in loose], [sock.fileno() for _, sock in loose]
 
     def let_go(self, loose):
@@ -104,7 +108,13 @@ class Server:
     # -- the new worker
 
     def greet(self, hello):
-        self.note("hello", hello.numbered, hello.tokens, hello.users)
+        self.note("hello", hello.tokens, hello.users)
+
+    def note_number(self, numbered):
+        self.done.append(("numbered", numbered))
+
+    def room(self):
+        return self.space
 
     def take_feed(self, kind, raw):
         self.parts.append((kind, content(raw)))
@@ -192,7 +202,8 @@ class BothTests(HandoverTestCase):
         self.assertEqual((self.old.here, sorted(self.new.here)), ({}, names))
         self.assertTrue(all(self.served_by(each, self.new) for each in names))
         self.assertEqual(self.old.done, [("feed", b"f"), "released", "stopped"])
-        self.assertEqual(self.new.done[:2], [("hello", 7, ["token"], {"user": 1.0}), "leads"])
+        hello = ("hello", ["token"], {"user": 1.0})
+        self.assertEqual(self.new.done[:3], [hello, ("numbered", 7), "leads"])
         parts = [("feed", 3), ("nonces", [1]), ("relayed", ["a message"])]
         self.assertEqual(self.new.parts, parts)
         expected = [("synced", None), ("released", None), ("taken", 230), ("given", 230)]
@@ -294,6 +305,8 @@ class BothTests(HandoverTestCase):
 class GiverTests(HandoverTestCase):
     """The taker dies, or talks nonsense: what it has not acknowledged is served here."""
 
+    bodies = {"want": Want(b"f"), "synced": 1000, "took": 1000}
+
     def begin(self, *names):
         self.old = Server(self.clients(*names))
         self.giver = Giver(self.reactor, self.old, self.ours, self.tell)
@@ -302,7 +315,7 @@ class GiverTests(HandoverTestCase):
     def follow(self, *steps):
         """Say these, one at a time."""
         for each in steps:
-            self.taker.send(each, Want(b"f") if each == "want" else None)
+            self.taker.send(each, self.bodies.get(each))
             self.reactor.turn()
 
     def assertKept(self, *names):
@@ -319,9 +332,10 @@ class GiverTests(HandoverTestCase):
         for steps, kinds, left in (
             ((), [], names),
             (("want",), ["hello", "feed", "nonces", "caught-up"], names),
-            (("want", "synced"), ["clients"], names),
-            (("want", "synced", "took"), ["clients"], names[100:]),
-            (("want", "synced", "took", "took"), ["end"], []),
+            (("want", "synced"), ["numbered"], names),
+            (("want", "synced", "noted"), ["clients"], names),
+            (("want", "synced", "noted", "took"), ["clients"], names[100:]),
+            (("want", "synced", "noted", "took", "took"), ["end"], []),
         ):
             self.setUp()
             self.begin(*names)
@@ -332,7 +346,7 @@ class GiverTests(HandoverTestCase):
             self.taker.die()
             self.reactor.turn()
             self.assertKept(*left)
-            self.assertEqual(("released", None) in self.told, "synced" in steps)
+            self.assertEqual(("released", None) in self.told, "noted" in steps)
             self.assertTrue(all(self.ended(each) for each in names if each not in left))
             self.reactor.turn(60)
             self.assertEqual(self.told[-1], ("kept", len(left)))
@@ -342,7 +356,7 @@ class GiverTests(HandoverTestCase):
         self.begin("a")
         self.follow("want")
         self.old.relayed = ["one"]
-        self.follow("synced")
+        self.follow("synced", "noted")
         self.assertEqual(self.taker.kinds[-2:], ["relayed", "clients"])
         self.old.relayed = ["two"]
         self.follow("took")
@@ -354,10 +368,10 @@ class GiverTests(HandoverTestCase):
     def test_it_acknowledges_and_dies(self):
         """An acknowledgement that was not read yet counts: those clients are gone."""
         self.begin("a", "b")
-        self.follow("want", "synced")
+        self.follow("want", "synced", "noted")
         for each in self.taker.descriptors:
             each.close()
-        self.taker.send("took")
+        self.taker.send("took", 1000)
         self.taker.die()
         self.reactor.turn()
         self.assertKept()
@@ -367,10 +381,43 @@ class GiverTests(HandoverTestCase):
         """Those who were not at rest are still here, too."""
         self.begin("a", "b")
         self.old.busy = {"b"}
-        self.follow("want", "synced", "took")
+        self.follow("want", "synced", "noted", "took")
         self.taker.die()
         self.reactor.turn(0.1)
         self.assertKept("b")
+
+    def test_no_room(self):
+        """Nobody is sent for whom the new worker has no descriptor: they are let go."""
+        self.begin("a", "b", "c")
+        self.bodies = self.bodies | {"synced": 2, "took": 0}
+        self.follow("want", "synced", "noted")
+        self.assertEqual(self.taker.got[-1], ("clients", ["a", "b"]))
+        self.follow("took")
+        self.reactor.turn(0.1)
+        self.assertEqual(self.old.done[-1][:2], ("drain", ["c"]))
+
+    def test_enough(self):
+        """Told to stop, it waits for the answer to those who are on their way, and keeps the rest."""
+        names = [f"c{n:03}" for n in range(150)]
+        self.begin(*names)
+        self.follow("want", "synced", "noted")
+        over = self.giver.stop()
+        self.reactor.turn()
+        self.assertNoResult(over)
+        self.follow("took")
+        self.assertEqual(self.taker.kinds[-1], "end")
+        self.follow("leads")
+        self.successResultOf(over)
+        self.assertEqual(self.told[-1], ("kept", 50))
+        self.assertEqual(sorted(self.old.here), names[100:])
+
+    def test_enough_without_answer(self):
+        """It does not wait for ever."""
+        self.begin("a")
+        over = self.giver.stop()
+        self.reactor.turn(3)
+        self.successResultOf(over)
+        self.assertKept("a")
 
     def test_nonsense(self):
         """A message out of turn ends it as if the taker had died, and is logged."""
@@ -415,7 +462,7 @@ class TakerTests(HandoverTestCase):
 
     def test_the_giver_dies(self):
         """At whatever step, the new worker leads with those it acknowledged."""
-        hello = ("hello", Hello(1, [], {}))
+        hello = ("hello", Hello([], {}))
         for said, given in (
             ((), ()),
             ((hello,), ()),

@@ -39,7 +39,7 @@ class SocketServer(Server):
         self.transport = Transport.configured(
             self.reactor, read_bytes=1 << 16, write_bytes=1 << 16, max_pending=1 << 20
         )
-        self.mover = Mover(self.factory, self.hub, self.bridge, self.context)
+        self.mover = Mover(self.factory, self.hub, self.bridge, self.context, self.control)
 
     def moved(self, batch, descriptor):
         """Settle the one client of a batch; its protocol."""

@@ -288,7 +288,7 @@ class StatsTests(SynchronousTestCase):
             worker.feed(1, b"nonsense")
         workers[1].feed(1)
         reports = [worker.report() for worker in workers]
-        body = merged_stats(reports, OWN)
+        body = merged_stats(reports, OWN, merged_metrics([each.metrics for each in reports]))
         self.assertEqual((body["node"], body["uptime"]), ("n", 99.0))
         self.assertEqual(body["connections"], {"active": 3, "total": 3, "behind": 0})
         sent = sum(each.stats["messages"]["sent"] for each in reports)
@@ -312,7 +312,7 @@ class StatsTests(SynchronousTestCase):
         """One worker that lost the broker is said; with no worker there is only the server's own."""
         workers = Worker(0), Worker(1)
         workers[1].server.bus.stopService()
-        body = merged_stats([worker.report() for worker in workers], OWN)
+        body = merged_stats([worker.report() for worker in workers], OWN, [])
         self.assertFalse(body["nats"]["connected"])
-        nobody = merged_stats([], OWN)
+        nobody = merged_stats([], OWN, [])
         self.assertEqual((nobody["node"], nobody["uptime"], nobody["workers"]), ("n", 99.0, []))

@@ -30,6 +30,8 @@ class Disconnect(msgspec.Struct, frozen=True):
         )
 
 
+REVOKED: Final = close_reason("revoked", "do not come back with this token")
+_REMEMBERED: Final = 10_000
 _decode: Final = msgspec.json.Decoder(Disconnect).decode
 
 
@@ -50,10 +52,28 @@ class Control:
 
     _log = Logger()
 
-    def __init__(self, hub: Sessions, verifier: Revoker, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        hub: Sessions,
+        verifier: Revoker,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._hub = hub
         self._verifier = verifier
         self._wall = wall
+        self._monotonic = monotonic
+        self._ended: dict[tuple[str, str], float] = {}  # ("user" or "token", which): when
+
+    def ended_since(self, identity: Identity, opened_at: float) -> bool:
+        """Whether an order meant a session that was opened then, and maybe did not meet it: in a
+        hand-over it was between two processes."""
+        ended = self._ended
+        at = max(
+            ended.get(("user", identity.user_id), -1.0),
+            ended.get(("token", identity.token_id), -1.0),
+        )
+        return at >= opened_at
 
     def __call__(self, what: str, payload: bytes) -> None:
         if what != "disconnect":
@@ -67,12 +87,20 @@ class Control:
         if wanted.user_id is None and wanted.token_id is None:
             self._log.warn("a control message to disconnect names nobody")
             return
+        self._remember(wanted)
         self._verifier.revoke(wanted.user_id, wanted.token_id, self._wall())
-        reason = close_reason("revoked", "do not come back with this token")
         count = 0
         for group in self._hub.groups:
             for session in group:
                 if wanted.means(session.identity):
-                    session.close(CloseCode.FORBIDDEN, reason)
+                    session.close(CloseCode.FORBIDDEN, REVOKED)
                     count += 1
         self._log.info("revoked: {count} sessions ended", count=count)
+
+    def _remember(self, order: Disconnect) -> None:
+        now, ended = self._monotonic(), self._ended
+        for kind, name in (("user", order.user_id), ("token", order.token_id)):
+            if name is not None:
+                ended[kind, name] = now
+                if len(ended) > _REMEMBERED:
+                    del ended[next(iter(ended))]

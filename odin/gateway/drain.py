@@ -15,7 +15,7 @@ from odin.wire.codes import CloseCode, close_reason
 _SLICE: Final = 100  # clients told, before the reactor gets a turn
 _TICK_S: Final = 0.05
 
-REASON: Final = close_reason("restart", "come back, with recover")
+RESTART: Final = close_reason("restart", "come back, with recover")
 
 
 async def drain(reactor: Any, sessions: Iterable[Session], over_s: float) -> int:
@@ -31,7 +31,7 @@ async def drain(reactor: Any, sessions: Iterable[Session], over_s: float) -> int
     while gone < len(leaving):
         due = min(len(leaving), int((reactor.seconds() - began) / step_s) + 1)
         for number in range(gone, min(due, gone + _SLICE)):
-            leaving[number].close(CloseCode.RESTART, REASON)
+            leaving[number].close(CloseCode.RESTART, RESTART)
             gone += 1
         if gone < len(leaving):
             await deferLater(reactor, 0 if gone < due else _TICK_S)

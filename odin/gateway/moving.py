@@ -22,9 +22,12 @@ from odin.bus.bridge import Bridge
 from odin.delivery.backlog import Backlog
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message
+from odin.gateway.control import REVOKED, Control
+from odin.gateway.drain import RESTART
 from odin.gateway.session import Context, Session
 from odin.gateway.transport import Transport
 from odin.gateway.websocket import OdinFactory, OdinProtocol
+from odin.wire.codes import CloseCode
 from odin.wire.frames import text_frame
 from odin.wire.messages import FeedStatus, encode
 
@@ -86,11 +89,19 @@ class Loose(msgspec.Struct):
 class Mover:
     """Moves the clients of one server."""
 
-    def __init__(self, factory: OdinFactory, hub: Hub, bridge: Bridge, context: Context) -> None:
+    def __init__(
+        self,
+        factory: OdinFactory,
+        hub: Hub,
+        bridge: Bridge,
+        context: Context,
+        control: Control,
+    ) -> None:
         self._factory = factory
         self._hub = hub
         self._bridge = bridge
         self._context = context
+        self._control = control
 
     # -- the old process
 
@@ -166,6 +177,7 @@ class Mover:
         if transport.behind:
             transport.startWriting()
             self._factory.behind.add(protocol)
+        self._arrived(session)
         self._wake(protocol)
 
     # -- the new process
@@ -194,6 +206,7 @@ class Mover:
         if moved.waiting is not None:
             self._restore(session, transport, moved.waiting)
         self._go_on(session, frozenset(moved.patterns), batch.epoch, batch.offset)
+        self._arrived(session)
         self._wake(protocol)
 
     def _restore(self, session: Session, transport: Transport, waiting: Waiting) -> None:
@@ -221,6 +234,14 @@ class Mover:
             session.play(missed.chunks)
         if session.outlet is not None:
             self._hub.register(session, patterns)
+
+    def _arrived(self, session: Session) -> None:
+        """What was done to all sessions while this one was nowhere."""
+        if self._control.ended_since(session.identity, session.opened_at):
+            session.close(CloseCode.FORBIDDEN, REVOKED)
+        elif self._factory.draining:
+            session.expect_restart(0)
+            session.close(CloseCode.RESTART, RESTART)
 
     def _wake(self, protocol: Any) -> None:
         """Its next deadline: the pong that is awaited, the token, or a ping at a random time."""

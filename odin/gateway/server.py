@@ -53,7 +53,8 @@ class Gateway(Service):
         self._own = own
         self._endpoints = endpoints
         self._ports: dict[int, list[Port]] = {}  # by the number of the worker they are for
-        self._kept = False  # whether systemd holds them as well
+        self.last = True  # whether nobody accepts after us who waits there when we stop
+        self._kept = False  # whether others hold them as well
         self._others: list[IListeningPort] = []
         self._listening = listening
         self._watch = LoopingCall(self._watch_slow)
@@ -69,6 +70,7 @@ class Gateway(Service):
     def listen_on(self, number: int, listening: listeners.Listening) -> None:
         """Accept from these sockets, and at the endpoints; `number` is for `release`."""
         self._kept = listening.kept
+        self.last = not listening.kept
         for sock in listening.sockets:
             port = Port.on(sock, self._factory, self.transport, self._reactor)
             self._ports.setdefault(number, []).append(port)
@@ -123,6 +125,7 @@ class Gateway(Service):
         for port in [each for ports in self._ports.values() for each in ports]:
             if not self._kept:
                 listeners.stop_arrivals(port.socket)
+            if self.last:
                 _empty(port)
             await (port.stopListening() or succeed(None))
         for closing in self._close_others():

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 _REFUSE_AT_ONCE = 100
 _ACCEPT_PRESSED = 8  # at a time, and then not for
 _PAUSE_PRESSED_S = 0.01
+_PAUSE_NONE_S = 0.1
 _send = socket.socket.send  # unbound: one look-up less for each of 1000 recipients
 
 
@@ -268,7 +269,7 @@ def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 class Port(tcp.Port):
     """Accepts connections from a listening socket; they are `transport`s.
 
-    When the factory is `crowded`, descriptors run out: whoever comes gets `refusal`, and none is
+    When the factory has no `room`, descriptors run out: whoever comes gets `refusal`, and none is
     kept. While it is `pressed`, few are accepted at a time and others wait in the kernel's queue:
     those who are here already come first. Who was accepted is read from at once: the request is
     there as a rule, and a turn of a busy loop is long.
@@ -301,20 +302,25 @@ class Port(tcp.Port):
         return made
 
     def doRead(self) -> None:
-        if self.factory.crowded:
+        room = self.factory.room
+        if room <= 0:
             self._refuse_all()
             return
         pressed = self.factory.pressed
+        self.numberAccepts = min(self.numberAccepts, room)
         if pressed:
-            self.numberAccepts = _ACCEPT_PRESSED
+            self.numberAccepts = min(room, _ACCEPT_PRESSED)
         super().doRead()
         accepted, self._accepted = self._accepted, []
         for each in accepted:
             if each.connected:
                 self._read(each)
         if pressed and len(accepted) >= _ACCEPT_PRESSED and self.connected:
-            self.stopReading()
-            self.reactor.callLater(_PAUSE_PRESSED_S, self._go_on)
+            self._rest(_PAUSE_PRESSED_S)
+
+    def _rest(self, seconds: float) -> None:
+        self.stopReading()
+        self.reactor.callLater(seconds, self._go_on)
 
     def _read(self, transport: Transport) -> None:
         try:
@@ -327,7 +333,10 @@ class Port(tcp.Port):
         for _ in range(_REFUSE_AT_ONCE):
             try:
                 sock, _address = self.socket.accept()
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError:  # not even for this
+                self._rest(_PAUSE_NONE_S)
                 return
             with sock:
                 self._refuse(sock)

@@ -380,9 +380,9 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         return self.seats.full
 
     @property
-    def crowded(self) -> bool:
-        """Whether there is no descriptor for one more connection, of whatever kind."""
-        return self.transports >= self._most_transports
+    def room(self) -> int:
+        """For how many more connections, of whatever kind, there are descriptors."""
+        return self._most_transports - self.transports
 
     @property
     def pressed(self) -> bool:

@@ -2,20 +2,23 @@
 
     new: want                                    what it needs of the feed
     old: hello, (feed, ring .., nonces), caught-up
-    new: synced                                  it could serve a client now
+    new: synced, room                            it could serve so many clients now
+    old: numbered                                accepts nobody any more; the last client's number
+    new: noted
     old: clients + descriptors                   so many at a time; reads no more from them
-    new: took                                    from here on they are its own
+    new: took, room                              from here on they are its own
     ...                                          (and `relayed`: the feed, as long as it follows)
     old: end                                     nobody is left, or nobody who can move
     new: leads
 
 What the new worker has not acknowledged when it dies is still with the old one, which goes on.
 Those who cannot move (TLS, a zlib stream from the past) are drained; those in the middle of a
-frame stay until they are at rest, or for PATIENCE_S.
+frame stay until they are at rest, or for PATIENCE_S. Those for whom the new worker has no room are
+drained as well.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -31,13 +34,13 @@ _LOOK_EVERY_S: Final = 0.02
 _MAX_UNSENT: Final = 4 << 20  # bytes of state on their way, before more is made
 _DRAIN_S: Final = 5.0  # for those who cannot move to leave, evenly
 _SETTLE_S: Final = 5.0  # for the new worker to be as far in the feed as a client
+_STOP_S: Final = 2.0  # for the answer to clients that are on their way
 _LATE_S: Final = 15.0  # after which no relayed message is on its way from the broker any more
 
 
 class Hello(msgspec.Struct):
     """What the new worker must know beside the feed."""
 
-    numbered: int  # the last number of a client
     tokens: list[str]  # revoked
     users: dict[str, float]
 
@@ -62,7 +65,10 @@ class Side(Protocol):
     def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
     def opening(self, passed_s: float) -> bool: ...
     def connections(self) -> int: ...
-    def loosen(self, sessions: Iterable[Any]) -> tuple[list[Any], object, list[int]]: ...
+    def numbered(self) -> int: ...
+    def note_number(self, numbered: int) -> None: ...
+    def room(self) -> int: ...
+    def loosen(self, sessions: Iterator[Any], most: int) -> tuple[list[Any], object, list[int]]: ...
     def let_go(self, loose: Iterable[Any]) -> None: ...
     def take_back(self, loose: Iterable[Any]) -> None: ...
     def drain(self, sessions: Iterable[Any], over_s: float) -> "Deferred[int]": ...
@@ -82,10 +88,16 @@ class Giver:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, side: Side, sock: Any, tell: Callable[[str, object], None]
+        self,
+        reactor: Any,
+        side: Side,
+        sock: Any,
+        tell: Callable[[str, object], None],
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`tell` gets ("released", None) once nothing is accepted here any more, and at the end
-        ("given", how many) or ("kept", how many are still here)."""
+        """`patience_s`: for those who are not at rest. `tell` gets ("released", None) once nothing
+        is accepted here any more, and at the end ("given", how many) or ("kept", how many are
+        still here)."""
         self._reactor = reactor
         self._side = side
         self._tell = tell
@@ -94,15 +106,41 @@ class Giver:
         self._given = 0
         self._gone = False
         self._loose: list[Any] = []
+        self._room = 0
+        self._patience_s = patience_s
+        self._enough = False
+        self._over: Deferred[None] = Deferred()
         self._channel = Channel(reactor, sock, self._received, self._lost)
         Deferred.fromCoroutine(self._run()).addErrback(self._broke)
 
+    def stop(self) -> "Deferred[None]":
+        """Give no more; fires when nobody is on the way any more. The others stay here."""
+        self._enough = True
+        over: Deferred[None] = Deferred()
+        self._over.addCallback(over.callback)
+        if not self._over.called:
+            self._reactor.callLater(_STOP_S, self._stop_now)
+        return over
+
+    def _stop_now(self) -> None:
+        if not self._over.called and not self._gone:
+            self._channel.close()
+            self._lost()
+
     async def _run(self) -> None:
+        try:
+            await self._hand_over()
+        finally:
+            self._over.callback(None)
+
+    async def _hand_over(self) -> None:
         try:
             want: Want = content(await self._next("want"), Want)
             await self._send_state(want.fence)
-            await self._next("synced")
+            self._room = content(await self._next("synced"), int)
             self._side.release()
+            self._channel.send("numbered", self._side.numbered())
+            await self._next("noted")
             self._tell("released", None)
             await self._give_all()
             self._side.flush(self._channel.send)
@@ -112,7 +150,10 @@ class Giver:
         except _Gone:
             return
         self._channel.close()
-        self._tell("given", self._given)
+        if self._enough:
+            self._tell("kept", self._side.connections())
+        else:
+            self._tell("given", self._given)
 
     async def _send_state(self, fence: bytes | None) -> None:
         self._channel.send("hello", self._side.hello())
@@ -129,40 +170,43 @@ class Giver:
         began = self._reactor.seconds()
         leaving: dict[Any, None] = {}
         drains = []
-        while True:
+        while not self._enough:
             passed_s = self._reactor.seconds() - began
             ready, stuck, busy = self._side.candidates()
-            if passed_s >= PATIENCE_S:
+            if passed_s >= self._patience_s or self._room <= 0:
                 stuck, ready = [*ready, *stuck, *busy], []
             if stuck := [each for each in stuck if each not in leaving]:
                 leaving.update(dict.fromkeys(stuck))
                 self._log.info("{n} clients cannot move: they are let go", n=len(stuck))
                 over_s = _DRAIN_S if passed_s < _DRAIN_S else 0.5
                 drains.append(self._side.drain(stuck, over_s))
-            for at in range(0, len(ready), _BATCH):
-                await self._give(ready[at : at + _BATCH])
             if ready:
+                waiting = iter(ready)
+                while not self._enough and self._room > 0 and await self._give(waiting):
+                    pass
                 continue
             if not any(each not in leaving for each in busy) and not self._side.opening(passed_s):
                 break
             self._side.flush(self._channel.send)
             await self._pause(_LOOK_EVERY_S)
-        while not all(each.called for each in drains):
+        while not self._enough and not all(each.called for each in drains):
             self._side.flush(self._channel.send)  # those who have moved wait for the feed
             await self._pause(_LOOK_EVERY_S)
 
-    async def _give(self, sessions: list[Any]) -> None:
-        loose, batch, descriptors = self._side.loosen(sessions)
+    async def _give(self, sessions: Iterator[Any]) -> bool:
+        """Give some of them; False when there is nobody left."""
+        loose, batch, descriptors = self._side.loosen(sessions, min(_BATCH, self._room))
         if not loose:
-            return
+            return False
         self._loose = loose
         self._side.flush(self._channel.send)
         self._channel.send("clients", batch, descriptors)
-        await self._next("took")
+        self._room = content(await self._next("took"), int)
         self._loose = []
         self._side.let_go(loose)
         self._given += len(loose)
         await self._pause(0)
+        return True
 
     async def _pause(self, seconds: float) -> None:
         await deferLater(self._reactor, seconds)
@@ -239,8 +283,11 @@ class Taker:
             self._take()
         elif kind == "hello":
             self._side.greet(content(raw, Hello))
+        elif kind == "numbered":
+            self._side.note_number(content(raw, int))
+            self._channel.send("noted")
         elif kind == "caught-up":
-            self._channel.send("synced")
+            self._channel.send("synced", self._side.room())
             self._tell("synced", None)
         elif kind == "end":
             self._lead(told_stale=not content(raw, bool))
@@ -264,7 +311,7 @@ class Taker:
             self._waited_s = 0.0
             self._held.pop(0)
             # acknowledged before a byte goes out: nobody is served by two
-            self._channel.send("took")
+            self._channel.send("took", self._side.room() - len(descriptors) // 2)
             sockets = [adopt(each) for each in descriptors]
             self._side.settle(raw, sockets)
             self._taken += len(sockets)

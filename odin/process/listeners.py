@@ -46,6 +46,17 @@ def listen(
     return sock
 
 
+def reason_of(error: CannotListenError) -> str:
+    """One line for people."""
+    cause = getattr(error.socketError, "strerror", None) or error.socketError
+    return f"cannot listen on {error.interface or '*'}:{error.port}: {cause}"
+
+
+def check_free(host: str, port: int) -> None:
+    """Whether nobody listens there, also no socket that would share. Raises: CannotListenError."""
+    listen(host, port).close()
+
+
 def settle(sock: socket.socket, send_buffer: int) -> None:
     """Options that every connection inherits, and that cost nothing there."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -20,8 +20,10 @@ def graceful(
     *,
     only: Iterable[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
     on_hangup: Callable[[], object] | None = None,
+    stopping: Callable[[], object] | None = None,
 ) -> None:
     """Take the signals over once `reactor` runs. `on_hangup`: what SIGHUP does instead.
+    `stopping`: what the first of `only` does instead of stopping the reactor.
 
     Twisted's own handlers would end the process with the signal's status, and a second signal
     would be an error.
@@ -33,7 +35,8 @@ def graceful(
         signals_seen += 1
         if signals_seen > 1:
             os._exit(128 + number)
-        reactor.callFromThread(_stop, reactor, signal.Signals(number).name)
+        _log.info("{name}: stopping", name=signal.Signals(number).name)
+        reactor.callFromThread(stopping or (lambda: stop(reactor)))
 
     def hang_up(_number: int, _frame: object) -> None:
         reactor.callFromThread(on_hangup)
@@ -45,13 +48,10 @@ def graceful(
     if on_hangup is not None:
         only = [each for each in only if each != signal.SIGHUP]
         signal.signal(signal.SIGHUP, hang_up)
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # twistd's, for logs it rotates itself
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # not before Twisted has installed its own, which it does while starting
     reactor.callWhenRunning(reactor.callLater, 0, install)
-
-
-def _stop(reactor: Any, name: str) -> None:
-    _log.info("{name}: stopping", name=name)
-    stop(reactor)
 
 
 def stop(reactor: Any) -> None:

@@ -8,7 +8,6 @@ metrics      what ended workers have counted stays counted
 
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,8 +22,9 @@ from odin.process import listeners, systemd
 from odin.process.broker import Broker
 from odin.process.channel import content
 from odin.process.shared import SEATS, SharedMemory
+from odin.process.slots import Slot
 from odin.process.workers import Answer, Ask, Begin, Keeper, Worker
-from odin.reports import Family, Report, lasting, merged_metrics, total
+from odin.reports import COUNTED, Family, Report, lasting, merged_metrics, total
 
 POLL_S: Final = 1.0
 _HUNG_S: Final = 30.0  # without a word
@@ -38,26 +38,9 @@ _PAUSES_S: Final = (
     10.0,
     30.0,
 )  # before the next start, failure by failure
+_TRY_AGAIN_S: Final = 1.0
 _LEND_AFTER_S: Final = 0.4
 _KILL_AFTER_S: Final = 3.0  # beyond shutdownTimeout
-
-
-class Slot:
-    """The place of one worker: its sockets, and who is in it."""
-
-    def __init__(self, number: int, sockets: list[socket.socket]) -> None:
-        self.number = number
-        self.sockets = sockets
-        self.worker: Worker | None = None
-        self.successor: Worker | None = None
-        self.lent_to: Worker | None = None  # who accepts from its sockets, while there is nobody
-        self.leaving: list[Worker] = []  # who have handed over, and are about to end
-        self.failures = 0
-        self.counted: list[Family] = []  # by workers that have ended
-
-    def living(self) -> list[Worker]:
-        """Those that have clients, or may have."""
-        return [each for each in (self.worker, self.successor) if each is not None]
 
 
 class Supervisor(Service, Keeper):
@@ -82,7 +65,8 @@ class Supervisor(Service, Keeper):
     ) -> None:
         """`arguments`: of `twistd odin`. `open_sockets`: those to listen on, at least one for all;
         more are made at the same address. `answer`: a page about all workers."""
-        self.slots = [Slot(number, []) for number in range(count)]
+        self.slots = [Slot(number) for number in range(count)]
+        self.shutdown_timeout_s = shutdown_timeout_s
         self.restarts = 0
         self.started_at = time.monotonic()
         self.stopping = False
@@ -96,7 +80,6 @@ class Supervisor(Service, Keeper):
         self._open_sockets = open_sockets
         self._send_buffer = send_buffer
         self._answer = answer
-        self._shutdown_timeout_s = shutdown_timeout_s
         self._broker = broker
         self._kept = False  # whether systemd holds the sockets as well
         self._cells = list(range(SEATS))
@@ -109,13 +92,11 @@ class Supervisor(Service, Keeper):
     def privilegedStartService(self) -> None:
         """Raises: CannotListenError."""
         found, self._kept = self._open_sockets()
-        for number, sock in enumerate(found):
-            self.slots[number % len(self.slots)].sockets.append(sock)
-        for slot in self.slots[len(found) :]:
-            if found and not self._kept:
-                slot.sockets.append(listeners.again(found[0], self._send_buffer))
-            else:  # all accept from one of systemd's; or there are only endpoints
-                slot.sockets.extend(found[:1])
+        for number, slot in enumerate(self.slots):
+            if self._kept or number == 0:  # all accept from systemd's
+                slot.sockets.extend(found)
+            else:  # none if there are only endpoints
+                slot.sockets += [listeners.again(each, self._send_buffer) for each in found]
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -157,8 +138,8 @@ class Supervisor(Service, Keeper):
                 sock.close()
         workers = [each for slot in self.slots for each in (*slot.living(), *slot.leaving)]
         for worker in workers:
-            worker.drain()
-        timeout_s = self._shutdown_timeout_s + _KILL_AFTER_S
+            worker.drain(last=not self._kept)
+        timeout_s = self.shutdown_timeout_s + _KILL_AFTER_S
         killing = [self._reactor.callLater(timeout_s, each.kill) for each in workers]
         yield DeferredList([each.over for each in workers])
         for each in killing:
@@ -171,7 +152,7 @@ class Supervisor(Service, Keeper):
 
     def spawn(self, slot: Slot, *, successor: bool = False) -> Worker:
         """Start a worker for a slot."""
-        cell = self._cells.pop(0)
+        cell = self._cells[0]
         begin = Begin(
             worker=slot.number,
             arguments=self._arguments,
@@ -182,18 +163,21 @@ class Supervisor(Service, Keeper):
             cell=cell,
             successor=successor,
         )
-        return Worker(self._reactor, self, begin, self.shared.descriptor)
+        worker = Worker(self._reactor, self, begin, self.shared.descriptor)
+        self._cells.remove(cell)
+        return worker
 
     def let_listen(self, slot: Slot, worker: Worker) -> None:
         """Give a worker the sockets of its slot; who has borrowed them gives them back."""
+        if self.stopping:
+            return
         if slot.lent_to is not None:
             slot.lent_to.send("unlisten", slot.number)
             slot.lent_to = None
-        self._lend_to(slot, worker)
+        self._give_sockets(slot, worker)
 
-    def _lend_to(self, slot: Slot, worker: Worker) -> None:
-        descriptors = [each.fileno() for each in slot.sockets]
-        worker.send("listen", (slot.number, self._kept), descriptors)
+    def _give_sockets(self, slot: Slot, worker: Worker) -> None:
+        worker.send("listen", slot.number, [each.fileno() for each in slot.sockets])
 
     def heard(self, worker: Worker, kind: str, raw: msgspec.Raw) -> None:
         slot = self.slots[worker.number]
@@ -201,38 +185,45 @@ class Supervisor(Service, Keeper):
             self.let_listen(slot, worker)
         elif kind == "listening":
             self._announce()
+            self._lend()
         elif kind == "ask":
             ask: Ask = content(raw, Ask)
 
             def tell(answer: tuple[int, bytes]) -> None:
                 worker.send("answer", Answer(ask.number, *answer))
 
-            self._answer(ask.page).addCallback(tell)
+            self._answer(ask.page).addCallback(tell).addErrback(
+                lambda failure: self._log.failure("a page failed", failure)
+            )
 
     def ended(self, worker: Worker) -> None:
         slot = self.slots[worker.number]
         self.shared.seats[worker.cell] = 0
         self._cells.append(worker.cell)
-        if worker.last_report is not None:
-            slot.counted = total([slot.counted, lasting(worker.last_report.metrics)])
+        slot.retire(worker)
         if worker in slot.leaving:
             slot.leaving.remove(worker)
         if worker is slot.successor:
             slot.successor = None
+        for other in self.slots:
+            if other.lent_to is worker:
+                other.lent_to = None
+        self._lend()
         if worker is not slot.worker:
             return
         slot.worker = None
         if self.stopping:
             return
-        if not worker.started and not self._announced:
+        if not self._announced:
             self.stopping = True
-            self._give_up(f"worker {worker.number} did not start ({worker.status})")
+            why = worker.last_words.removeprefix("odin: ") or worker.status
+            self._give_up(f"worker {worker.number} did not start: {why}")
             return
         self._restart(slot, worker)
 
     def _restart(self, slot: Slot, ended: Worker) -> None:
         self.restarts += 1
-        if time.monotonic() - ended.began_at > _STABLE_S or ended.status == "status 0":
+        if time.monotonic() - ended.began_at > _STABLE_S:
             slot.failures = 0
         pause_s = _PAUSES_S[min(slot.failures, len(_PAUSES_S) - 1)]
         slot.failures += 1
@@ -240,23 +231,29 @@ class Supervisor(Service, Keeper):
             "worker {number} (pid {pid}) ended with {status}: the next one starts in {pause} s",
             number=slot.number, pid=ended.pid, status=ended.status, pause=pause_s,
         )  # fmt: skip
-        for other in self.slots:
-            if other.lent_to is ended:
-                other.lent_to = None
-        if pause_s > _LEND_AFTER_S:
-            self._lend(slot)
+        slot.waiting = pause_s > _LEND_AFTER_S
+        self._lend()
         self._reactor.callLater(pause_s, self._start_again, slot)
 
-    def _lend(self, slot: Slot) -> None:
-        """Let another worker accept for a slot that is empty for a while."""
+    def _lend(self) -> None:
+        """Let others accept for the slots that are empty for a while."""
         able = [each.worker for each in self.slots if each.worker and each.worker.listening]
-        if able:
-            slot.lent_to = min(able, key=_connections)
-            self._lend_to(slot, slot.lent_to)
+        for slot in self.slots:
+            if slot.waiting and slot.lent_to is None and able and not self.stopping:
+                slot.lent_to = min(able, key=_connections)
+                self._give_sockets(slot, slot.lent_to)
 
     def _start_again(self, slot: Slot) -> None:
-        if not self.stopping and slot.worker is None:
+        slot.waiting = False
+        if self.stopping or slot.worker is not None:
+            return
+        try:
             slot.worker = self.spawn(slot)
+        except Exception:  # no process, no descriptor, no memory: for now
+            self._log.failure("worker {number} cannot be started", number=slot.number)
+            slot.waiting = True
+            self._lend()
+            self._reactor.callLater(_TRY_AGAIN_S, self._start_again, slot)
 
     # -- how it goes
 
@@ -265,24 +262,31 @@ class Supervisor(Service, Keeper):
         """How many slots have no worker that listens."""
         return sum(each.worker is None or not each.worker.listening for each in self.slots)
 
-    def reports(self) -> "Deferred[list[Report]]":
+    def reports(self, *, metrics: bool = False) -> "Deferred[list[Report]]":
         """What each worker says of itself; those that say nothing in time are left out."""
         workers = [each for slot in self.slots for each in slot.living()]
-        for slot in self.slots:
-            for leaving in slot.leaving:
-                leaving.report()
-        asked: Deferred[Any] = DeferredList([each.report() for each in workers])
+        if metrics:
+            for slot in self.slots:
+                for leaving in slot.leaving:
+                    leaving.report(metrics=True)
+        asked: Deferred[Any] = DeferredList([each.report(metrics=metrics) for each in workers])
         return asked.addCallback(lambda found: [each for _ok, each in found if each is not None])
+
+    def serving(self, reports: list[Report]) -> list[Report]:
+        """Those that count for how the server is."""
+        return [each for slot in self.slots for each in slot.serving(reports)]
 
     def metrics(self, reports: list[Report]) -> list[Family]:
         """The metrics of all, those of workers that have ended among them: no count goes back."""
-        parts = []
+        counted = []
         for slot in self.slots:
-            here = {each.pid: each.metrics for each in reports if each.worker == slot.number}
-            silent = [each.last_report.metrics for each in (*slot.living(), *slot.leaving)
-                      if each.last_report and each.pid not in here]  # fmt: skip
-            parts.append(total([slot.counted, *map(lasting, silent), *here.values()]))
-        return merged_metrics(parts)
+            here = [lasting(each.metrics) for each in reports if each.worker == slot.number]
+            counted.append(total([slot.past(reports), *here]))
+        gauges = [
+            [family for family in each.metrics if family.kind not in COUNTED]
+            for each in self.serving(reports)
+        ]
+        return [*merged_metrics(counted), *merged_metrics(gauges)]
 
     def well(self) -> bool:
         """Whether the watchdog may be told so: there is a worker that answers."""
@@ -292,7 +296,7 @@ class Supervisor(Service, Keeper):
 
     def _look(self) -> None:
         """Ask everybody; a worker that has not said a word for long is replaced."""
-        self.reports()
+        self.reports(metrics=True)
         now = time.monotonic()
         for slot in self.slots:
             worker = slot.worker

@@ -5,8 +5,9 @@
     3. slot by slot: hand over         see process.handover
     4. the old ones end
 
-If a new worker ends half-way, the old one of its slot keeps what it still has and accepts again,
-and the slots that were to follow keep their old workers.
+If a new worker fails half-way, the old one of its slot keeps what it still has and accepts again,
+and the slots that were to follow keep their old workers; a new one that still runs lets its clients
+go in order.
 """
 
 import contextlib
@@ -21,10 +22,13 @@ from twisted.logger import Logger
 from odin.errors import ConfigError
 from odin.process import systemd
 from odin.process.channel import pair
-from odin.process.supervisor import Slot, Supervisor
+from odin.process.handover import PATIENCE_S
+from odin.process.slots import Slot
+from odin.process.supervisor import Supervisor
 from odin.process.workers import Worker
 
 _READY_S: Final = 20.0  # for a new worker
+_LEAST_PATIENCE_S: Final = 1.0  # of each slot, with clients that are not at rest
 _GIVE_S: Final = 40.0  # for a slot
 _ENDS_IN_S: Final = 1.0  # for a worker whose link is gone
 _LOOK_EVERY_S: Final = 0.02
@@ -47,15 +51,35 @@ class Upgrades:
         self._supervisor = supervisor
         self._check = check
         self._busy = False
+        self._waiting: list[Deferred[dict[str, Any]]] = []
 
     def upgrade(self) -> "Deferred[dict[str, Any]]":
-        """Replace all workers; {"status": "done" | "refused" | "failed", ...}. Never fails."""
-        return Deferred.fromCoroutine(self._upgrade())
+        """Replace all workers; {"status": "done" | "failed", ...}. Never fails.
+
+        While one is under way the next waits for its end.
+        """
+        if self._busy:
+            self._log.info("a hand-over is under way: another one follows")
+            waiting: Deferred[dict[str, Any]] = Deferred()
+            self._waiting.append(waiting)
+            return waiting
+        return Deferred.fromCoroutine(self._upgrade()).addCallback(self._next)
+
+    def _next(self, result: dict[str, Any]) -> dict[str, Any]:
+        waiting, self._waiting = self._waiting, []
+
+        def tell(result: dict[str, Any]) -> None:
+            for each in waiting:
+                each.callback(result)
+
+        if waiting:
+            self.upgrade().addCallback(tell)
+        return result
 
     async def _upgrade(self) -> dict[str, Any]:
         supervisor = self._supervisor
-        if self._busy or supervisor.stopping:
-            return self._refused("a hand-over is under way, or the server stops")
+        if supervisor.stopping:
+            return self._refused("the server stops")
         if supervisor.missing:
             return self._refused("a worker is missing")
         try:
@@ -66,8 +90,8 @@ class Upgrades:
         systemd.notify(systemd.RELOADING)
         began = time.monotonic()
         try:
-            await self._prepare()
-            given = [await self._hand_over(slot) for slot in supervisor.slots]
+            old = await self._prepare()
+            given = await self._hand_over_all(old)
         except Exception as error:
             if not isinstance(error, HandoverFailed):
                 self._log.failure("the hand-over failed")
@@ -87,12 +111,15 @@ class Upgrades:
         )  # fmt: skip
         return {"status": "done", "clients": sum(given), "seconds": took_s}
 
-    async def _prepare(self) -> None:
-        """Have a ready successor in each slot. Raises: HandoverFailed."""
-        for slot in self._supervisor.slots:
-            _old(slot).send("record")
-        for slot in self._supervisor.slots:
-            worker = slot.successor = self._supervisor.spawn(slot, successor=True)
+    async def _prepare(self) -> list[Worker]:
+        """Have a ready successor in each slot; the old ones. Raises: HandoverFailed."""
+        supervisor = self._supervisor
+        old = [_old(slot) for slot in supervisor.slots]
+        for each in old:
+            each.send("record")
+        for slot, predecessor in zip(supervisor.slots, old, strict=True):
+            self._check_old(slot, predecessor)
+            worker = slot.successor = supervisor.spawn(slot, successor=True)
             stop_at = self._reactor.seconds() + _READY_S
             while not worker.ready:
                 await deferLater(self._reactor, _LOOK_EVERY_S)
@@ -103,12 +130,29 @@ class Upgrades:
                     raise HandoverFailed(
                         f"the new worker {slot.number} did not become ready: is the broker there?"
                     )
-                if slot.worker is None:
-                    raise HandoverFailed(f"the old worker {slot.number} ended meanwhile")
+                self._check_old(slot, predecessor)
+        return old
 
-    async def _hand_over(self, slot: Slot) -> int:
+    def _check_old(self, slot: Slot, old: Worker) -> None:
+        """Another one in its place has not recorded what the successor must know."""
+        if self._supervisor.stopping:
+            raise HandoverFailed("the server stops")
+        if slot.worker is not old:
+            raise HandoverFailed(f"the old worker {slot.number} ended meanwhile")
+
+    async def _hand_over_all(self, old: list[Worker]) -> list[int]:
+        """One slot after the other. They share the patience for clients that are not at rest."""
+        given = []
+        began = self._reactor.seconds()
+        for slot, predecessor in zip(self._supervisor.slots, old, strict=True):
+            self._check_old(slot, predecessor)
+            left_s = PATIENCE_S - (self._reactor.seconds() - began)
+            given.append(await self._hand_over(slot, predecessor, max(_LEAST_PATIENCE_S, left_s)))
+        return given
+
+    async def _hand_over(self, slot: Slot, old: Worker, patience_s: float) -> int:
         """Replace the worker of one slot; how many clients moved. Raises: HandoverFailed."""
-        old, new = _old(slot), slot.successor
+        new = slot.successor
         if new is None:
             raise HandoverFailed(f"the new worker {slot.number} ended")
         result: Deferred[tuple[str, Any]] = Deferred()
@@ -129,10 +173,13 @@ class Upgrades:
         old.events.append(old_says)
         new.events.append(new_says)
         ours, theirs = pair()
-        late = self._reactor.callLater(_GIVE_S, new.kill)
+        late = [
+            self._reactor.callLater(_GIVE_S, old.send, "enough"),
+            self._reactor.callLater(_GIVE_S + 5, new.kill),
+        ]
         try:
             new.send("take", None, [theirs.fileno()])
-            old.send("give", None, [ours.fileno()])
+            old.send("give", patience_s, [ours.fileno()])
             with ours, theirs:
                 await deferLater(self._reactor, _LOOK_EVERY_S)
             event, value = await result
@@ -140,19 +187,25 @@ class Upgrades:
             old.events.remove(old_says)
             with contextlib.suppress(ValueError):
                 new.events.remove(new_says)
-            if late.active():
-                late.cancel()
+            for each in late:
+                if each.active():
+                    each.cancel()
         if event == "ended":
             self._log.error("the old worker {number} died while it handed over", number=slot.number)
+            if not released:
+                self._supervisor.let_listen(slot, new)
             self._take_place(slot, old, new)
             return 0
         if event == "kept":
             if released and old.running and not self._supervisor.stopping:
                 self._supervisor.let_listen(slot, old)
             await self._end_of(new)
-            why = new.last_words or new.status or "it gave up"
+            if new.running:
+                why = "it takes too long"
+            else:
+                why = f"it ended: {new.last_words or new.status}"
             raise HandoverFailed(
-                f"the new worker {slot.number} ended half-way ({why}); "
+                f"the new worker {slot.number} failed half-way ({why}); "
                 f"{value} clients stay with the old one"
             )
         self._take_place(slot, old, new)
@@ -174,9 +227,17 @@ class Upgrades:
         slot.failures = 0
 
     def _give_up(self, slot: Slot) -> None:
-        """Let the old worker of a slot go on as before."""
-        if slot.successor is not None:
-            slot.successor.kill()
+        """Let the old worker of a slot go on as before; what the new one has is let go."""
+        new, slot.successor = slot.successor, None
+        if new is not None and new.running:
+            slot.leaving.append(new)
+            if new.ready:
+                new.send("unlisten", slot.number)
+                new.drain()
+                timeout_s = self._supervisor.shutdown_timeout_s
+                self._reactor.callLater(timeout_s, new.kill_if_running)
+            else:
+                new.kill()
         if slot.worker is not None:
             slot.worker.send("forget")
 

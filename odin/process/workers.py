@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin.process.channel import Channel, content, pair
-from odin.reports import Report
+from odin.reports import Family, Report
 
 CHANNEL_VARIABLE: Final = "ODIN_CHANNEL"
 _REPORT_TIMEOUT_S: Final = 1.5
@@ -79,12 +79,13 @@ class Worker(ProcessProtocol):
         self.status = ""  # how it ended
         self.last_words = ""
         self.last_report: Report | None = None
+        self.metrics: list[Family] = []  # as it told them last
         self.began_at = self.heard_at = time.monotonic()
         self.events: list[Callable[[str, Any], None]] = []
         self.over: Deferred[None] = Deferred()
         self._keeper = keeper
         self._reactor = reactor
-        self._waiting: list[Deferred[Report | None]] = []
+        self._waiting: list[tuple[bool, Deferred[Report | None]]] = []
         self._stderr = b""
         self._shared = shared
         ours, theirs = pair()
@@ -92,34 +93,38 @@ class Worker(ProcessProtocol):
         self._channel.send("begin", begin, [shared])
         with open(os.devnull, "r+b", buffering=0) as nothing, theirs:
             descriptors: Any = {0: nothing.fileno(), 1: 1, 2: "r", _CHANNEL: theirs.fileno()}
-            self._process = reactor.spawnProcess(
-                self,
-                sys.executable,
-                [sys.executable, "-P", "-m", "odin.worker"],
-                env=os.environ | {CHANNEL_VARIABLE: str(_CHANNEL)},
-                childFDs=descriptors,
-            )
+            try:
+                self._process = reactor.spawnProcess(
+                    self,
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "odin.worker"],
+                    env=os.environ | {CHANNEL_VARIABLE: str(_CHANNEL)},
+                    childFDs=descriptors,
+                )
+            except Exception:
+                self._channel.close()
+                raise
         self.pid: int = self._process.pid
 
     def send(self, kind: str, body: object = None, descriptors: Sequence[int] = ()) -> None:
         self._channel.send(kind, body, descriptors)
 
-    def report(self) -> "Deferred[Report | None]":
-        """How it is; None if it does not say so in time."""
+    def report(self, *, metrics: bool) -> "Deferred[Report | None]":
+        """How it is, with or without its metrics; None if it does not say so in time."""
         answer: Deferred[Report | None] = Deferred()
         if not (self.running and self.started):
             answer.callback(None)
             return answer
-        if not self._waiting:
-            self.send("report")
-        self._waiting.append(answer)
+        if not any(more >= metrics for more, _ in self._waiting):
+            self.send("report", metrics)
+        self._waiting.append((metrics, answer))
         self._reactor.callLater(_REPORT_TIMEOUT_S, self._no_report, answer)
         return answer
 
-    def drain(self) -> None:
-        """End in order."""
+    def drain(self, *, last: bool = False) -> None:
+        """End in order. `last`: nobody else will accept who waits at its sockets."""
         self.leaving = True
-        self.send("drain")
+        self.send("drain", last)
 
     def kill(self) -> None:
         """End at once."""
@@ -147,7 +152,7 @@ class Worker(ProcessProtocol):
             self.status = f"status {value.exitCode}"
         self._channel.doRead()  # its last report
         self._channel.close()
-        for each in self._waiting:
+        for _, each in self._waiting:
             each.callback(None)
         self._waiting.clear()
         self._keeper.ended(self)
@@ -168,10 +173,7 @@ class Worker(ProcessProtocol):
             os.close(each)
         self.heard_at = time.monotonic()
         if kind == "report":
-            self.last_report = content(raw, Report)
-            waiting, self._waiting = self._waiting, []
-            for answer in waiting:
-                answer.callback(self.last_report)
+            self._reported(content(raw, Report))
             return
         if kind == "event":
             name, value = content(raw)
@@ -188,6 +190,14 @@ class Worker(ProcessProtocol):
         for event in list(self.events):
             event(kind, None)
 
+    def _reported(self, report: Report) -> None:
+        self.last_report = report
+        self.metrics = report.metrics or self.metrics
+        due = [each for each in self._waiting if report.metrics or not each[0]]
+        self._waiting = [each for each in self._waiting if each not in due]
+        for _, answer in due:
+            answer.callback(report)
+
     def _hung_up(self) -> None:
         """It closed its end: it is about to be over, or cannot be told anything any more."""
         self._reactor.callLater(5, self.kill_if_running)
@@ -197,6 +207,6 @@ class Worker(ProcessProtocol):
             self.kill()
 
     def _no_report(self, answer: "Deferred[Report | None]") -> None:
-        if answer in self._waiting:
-            self._waiting.remove(answer)
+        if not answer.called:
+            self._waiting = [each for each in self._waiting if each[1] is not answer]
             answer.callback(None)

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Protocol
 
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
-from odin.web.resources import JSON, JsonResource, finish
+from odin.web.resources import JSON, JsonResource, finish, problem
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -22,6 +24,8 @@ class Answers(Protocol):
 class AnswerPage(JsonResource):
     """One of the pages."""
 
+    _log = Logger()
+
     def __init__(self, answers: Answers, page: str, kind: bytes = JSON) -> None:
         super().__init__()
         self._answers = answers
@@ -35,5 +39,9 @@ class AnswerPage(JsonResource):
             request.setHeader(b"Content-Type", self._kind)
             finish(request, body)
 
-        self._answers.answer(self._page).addCallback(show)
+        def failed(failure: Failure) -> None:
+            self._log.failure("{page} failed", failure, page=self._page)
+            finish(request, problem(request, 500, "internal", "the server failed"))
+
+        self._answers.answer(self._page).addCallback(show).addErrback(failed)
         return NOT_DONE_YET
