@@ -14,7 +14,7 @@ from odin.config import Config
 from odin.inner import inner_listener, inner_pages
 from odin.loading import embedded_address, worker_count
 from odin.metrics import exposition
-from odin.place import made_up_secret, node_name, own_sockets, warn_of_descriptors
+from odin.place import made_up_secret, node_name, or_exit, own_sockets, warn_of_descriptors
 from odin.process import memory, signals, systemd
 from odin.process.broker import Broker
 from odin.process.supervisor import Supervisor
@@ -131,6 +131,12 @@ class FleetService(MultiService):
         if self.log_observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self.log_observer)
         super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        or_exit(super().privilegedStartService)
+
+    def startService(self) -> None:
+        or_exit(super().startService)
 
 
 def make_fleet(

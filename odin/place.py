@@ -4,6 +4,7 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from odin import config as settings
@@ -77,3 +78,11 @@ def warn_of_descriptors(config: Config, workers: int) -> None:
             workers=workers,
             room=workers * room,
         )
+
+
+def or_exit(start: "Callable[[], None]") -> None:
+    """Start, or end the process with one clear line."""
+    try:
+        start()
+    except CannotListenError as error:
+        raise SystemExit(f"odin: {listeners.reason_of(error)}") from None

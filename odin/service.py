@@ -6,7 +6,6 @@ from typing import Any, Final, NamedTuple
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.web.resource import Resource
@@ -32,8 +31,16 @@ from odin.gateway.transport import Transport, sweep
 from odin.gateway.websocket import OdinFactory
 from odin.inner import HTTP_IDLE_S, inner_listener, inner_pages
 from odin.metrics import Metrics, exposition
-from odin.place import ALONE, Place, made_up_secret, node_name, own_sockets, warn_of_descriptors
-from odin.process import descriptors, listeners, reactors, systemd
+from odin.place import (
+    ALONE,
+    Place,
+    made_up_secret,
+    node_name,
+    or_exit,
+    own_sockets,
+    warn_of_descriptors,
+)
+from odin.process import descriptors, reactors, systemd
 from odin.process.collector import Collector
 from odin.reports import Report
 from odin.sampling import Sampler, count_at_scrape
@@ -65,10 +72,10 @@ class OdinService(MultiService):
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        _or_exit(super().privilegedStartService)
+        or_exit(super().privilegedStartService)
 
     def startService(self) -> None:
-        _or_exit(super().startService)
+        or_exit(super().startService)
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
@@ -77,14 +84,6 @@ class OdinService(MultiService):
     async def _stop(self) -> None:
         for service in reversed(list(self)):
             await maybeDeferred(service.stopService)
-
-
-def _or_exit(start: Callable[[], None]) -> None:
-    """Start, or end the process with one clear line."""
-    try:
-        start()
-    except CannotListenError as error:
-        raise SystemExit(f"odin: {listeners.reason_of(error)}") from None
 
 
 class Parts(NamedTuple):

@@ -4,6 +4,7 @@ Importing this module installs no reactor; `postOptions` does, because by then t
 what it was asked for, and nothing has needed one yet.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,6 +69,8 @@ class Options(usage.Options):
         """Also keeps the words: workers get the same."""
         self.arguments = list(options or [])
         super().parseOptions(options)
+        if self["config"]:  # twistd changes the folder (--rundir) before workers start
+            self.arguments += ["--config", self["config"]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +98,8 @@ class Options(usage.Options):
         if self["embedded-nats"]:
             options["nats.embedded"] = "true"
         self._options = options
+        if self["config"]:
+            self["config"] = os.path.abspath(self["config"])
         try:
             self.config = self.load()
         except ConfigError as error:

@@ -305,7 +305,7 @@ class BothTests(HandoverTestCase):
 class GiverTests(HandoverTestCase):
     """The taker dies, or talks nonsense: what it has not acknowledged is served here."""
 
-    bodies = {"want": Want(b"f"), "synced": 1000, "took": 1000}
+    bodies = {"want": Want(b"f"), "room": 1000, "took": 1000}
 
     def begin(self, *names):
         self.old = Server(self.clients(*names))
@@ -333,9 +333,9 @@ class GiverTests(HandoverTestCase):
             ((), [], names),
             (("want",), ["hello", "feed", "nonces", "caught-up"], names),
             (("want", "synced"), ["numbered"], names),
-            (("want", "synced", "noted"), ["clients"], names),
-            (("want", "synced", "noted", "took"), ["clients"], names[100:]),
-            (("want", "synced", "noted", "took", "took"), ["end"], []),
+            (("want", "synced", "noted", "room"), ["clients"], names),
+            (("want", "synced", "noted", "room", "took"), ["clients"], names[100:]),
+            (("want", "synced", "noted", "room", "took", "took"), ["end"], []),
         ):
             self.setUp()
             self.begin(*names)
@@ -356,7 +356,7 @@ class GiverTests(HandoverTestCase):
         self.begin("a")
         self.follow("want")
         self.old.relayed = ["one"]
-        self.follow("synced", "noted")
+        self.follow("synced", "noted", "room")
         self.assertEqual(self.taker.kinds[-2:], ["relayed", "clients"])
         self.old.relayed = ["two"]
         self.follow("took")
@@ -368,7 +368,7 @@ class GiverTests(HandoverTestCase):
     def test_it_acknowledges_and_dies(self):
         """An acknowledgement that was not read yet counts: those clients are gone."""
         self.begin("a", "b")
-        self.follow("want", "synced", "noted")
+        self.follow("want", "synced", "noted", "room")
         for each in self.taker.descriptors:
             each.close()
         self.taker.send("took", 1000)
@@ -381,7 +381,7 @@ class GiverTests(HandoverTestCase):
         """Those who were not at rest are still here, too."""
         self.begin("a", "b")
         self.old.busy = {"b"}
-        self.follow("want", "synced", "noted", "took")
+        self.follow("want", "synced", "noted", "room", "took")
         self.taker.die()
         self.reactor.turn(0.1)
         self.assertKept("b")
@@ -389,18 +389,18 @@ class GiverTests(HandoverTestCase):
     def test_no_room(self):
         """Nobody is sent for whom the new worker has no descriptor: they are let go."""
         self.begin("a", "b", "c")
-        self.bodies = self.bodies | {"synced": 2, "took": 0}
-        self.follow("want", "synced", "noted")
+        self.bodies = self.bodies | {"room": 2, "took": 0}
+        self.follow("want", "synced", "noted", "room")
         self.assertEqual(self.taker.got[-1], ("clients", ["a", "b"]))
-        self.follow("took")
-        self.reactor.turn(0.1)
+        self.bodies["room"] = 0
+        self.follow("took", "room")
         self.assertEqual(self.old.done[-1][:2], ("drain", ["c"]))
 
     def test_enough(self):
         """Told to stop, it waits for the answer to those who are on their way, and keeps the rest."""
         names = [f"c{n:03}" for n in range(150)]
         self.begin(*names)
-        self.follow("want", "synced", "noted")
+        self.follow("want", "synced", "noted", "room")
         over = self.giver.stop()
         self.reactor.turn()
         self.assertNoResult(over)

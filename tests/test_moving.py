@@ -482,6 +482,34 @@ class MovableTests(MovingTestCase):
         self.assertIsNone(self.old.mover.loosen(session))
 
 
+class ArrivalTests(MovingTestCase):
+    """What was done to all while a client was nowhere."""
+
+    def test_revoked(self):
+        """An order that met it in neither process ends it where it arrives, or comes back to."""
+        for back in (False, True):
+            self.setUp()
+            peer = self.come()
+            peer.say(type="auth", token=issue(Identity("carol"), SECRET, 10**7)[0])
+            loose, batch = self.loosen(peer)
+            server = self.old if back else self.new
+            server.clock.advance(1)
+            server.control("disconnect", b'{"userId":"carol"}')
+            if back:
+                self.old.mover.take_back(loose)
+            else:
+                self.settle(peer, loose, batch)
+            self.assertEqual(peer.protocol.localCloseCode, 4403)
+
+    def test_draining(self):
+        """Who arrives when everybody leaves is told so, and closed."""
+        peer = self.come()
+        loose, batch = self.loosen(peer)
+        self.new.factory.draining = True
+        self.settle(peer, loose, batch)
+        self.assertEqual(peer.protocol.localCloseCode, 1012)
+
+
 class PrivateNamesTests(SynchronousTestCase):
     def test_ours(self):
         """What is carried over, and may be all there is, of Session and Backlog."""

@@ -48,10 +48,8 @@ class Broker(ProcessProtocol):
         self._reactor = reactor
         self._program = find()
         self._arguments = ["-a", address[0], "-p", str(address[1])]
+        self._jetstream = jetstream
         self._store: tempfile.TemporaryDirectory[str] | None = None
-        if jetstream:
-            self._store = tempfile.TemporaryDirectory(prefix="odin-nats-")
-            self._arguments += ["-js", "-sd", self._store.name]
         self._process: Any = None
         self._part = self._last_line = b""
         self._stopping = False
@@ -65,6 +63,9 @@ class Broker(ProcessProtocol):
 
     def start(self) -> "Deferred[None]":
         """Start it; fires when it takes connections, fails with ConfigError if it ends before."""
+        if self._jetstream:
+            self._store = tempfile.TemporaryDirectory(prefix="odin-nats-")
+            self._arguments += ["-js", "-sd", self._store.name]
         self._spawn()
         return self._ready
 

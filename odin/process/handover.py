@@ -2,9 +2,11 @@
 
     new: want                                    what it needs of the feed
     old: hello, (feed, ring .., nonces), caught-up
-    new: synced, room                            it could serve so many clients now
+    new: synced                                  it could serve a client now
     old: numbered                                accepts nobody any more; the last client's number
     new: noted
+    old: room                                    when some can go
+    new: room                                    there are descriptors for so many
     old: clients + descriptors                   so many at a time; reads no more from them
     new: took, room                              from here on they are its own
     ...                                          (and `relayed`: the feed, as long as it follows)
@@ -137,7 +139,7 @@ class Giver:
         try:
             want: Want = content(await self._next("want"), Want)
             await self._send_state(want.fence)
-            self._room = content(await self._next("synced"), int)
+            await self._next("synced")
             self._side.release()
             self._channel.send("numbered", self._side.numbered())
             await self._next("noted")
@@ -173,7 +175,10 @@ class Giver:
         while not self._enough:
             passed_s = self._reactor.seconds() - began
             ready, stuck, busy = self._side.candidates()
-            if passed_s >= self._patience_s or self._room <= 0:
+            if ready:
+                self._channel.send("room")
+                self._room = content(await self._next("room"), int)
+            if passed_s >= self._patience_s or (ready and self._room <= 0):
                 stuck, ready = [*ready, *stuck, *busy], []
             if stuck := [each for each in stuck if each not in leaving]:
                 leaving.update(dict.fromkeys(stuck))
@@ -283,11 +288,13 @@ class Taker:
             self._take()
         elif kind == "hello":
             self._side.greet(content(raw, Hello))
+        elif kind == "room":
+            self._channel.send("room", self._side.room())
         elif kind == "numbered":
             self._side.note_number(content(raw, int))
             self._channel.send("noted")
         elif kind == "caught-up":
-            self._channel.send("synced", self._side.room())
+            self._channel.send("synced")
             self._tell("synced", None)
         elif kind == "end":
             self._lead(told_stale=not content(raw, bool))

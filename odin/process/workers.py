@@ -1,6 +1,7 @@
 """A worker process as its supervisor sees it."""
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -87,24 +88,28 @@ class Worker(ProcessProtocol):
         self._reactor = reactor
         self._waiting: list[tuple[bool, Deferred[Report | None]]] = []
         self._stderr = b""
-        self._shared = shared
         ours, theirs = pair()
         self._channel = Channel(reactor, ours, self._received, self._hung_up)
-        self._channel.send("begin", begin, [shared])
-        with open(os.devnull, "r+b", buffering=0) as nothing, theirs:
-            descriptors: Any = {0: nothing.fileno(), 1: 1, 2: "r", _CHANNEL: theirs.fileno()}
-            try:
-                self._process = reactor.spawnProcess(
-                    self,
-                    sys.executable,
-                    [sys.executable, "-P", "-m", "odin.worker"],
-                    env=os.environ | {CHANNEL_VARIABLE: str(_CHANNEL)},
-                    childFDs=descriptors,
-                )
-            except Exception:
-                self._channel.close()
-                raise
+        try:
+            with theirs:
+                self._channel.send("begin", begin, [shared])
+                self._process = self._spawn(theirs)
+        except Exception:
+            self.running = False
+            self._channel.close()
+            raise
         self.pid: int = self._process.pid
+
+    def _spawn(self, channel: socket.socket) -> Any:
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            descriptors: Any = {0: nothing.fileno(), 1: 1, 2: "r", _CHANNEL: channel.fileno()}
+            return self._reactor.spawnProcess(
+                self,
+                sys.executable,
+                [sys.executable, "-P", "-m", "odin.worker"],
+                env=os.environ | {CHANNEL_VARIABLE: str(_CHANNEL)},
+                childFDs=descriptors,
+            )
 
     def send(self, kind: str, body: object = None, descriptors: Sequence[int] = ()) -> None:
         self._channel.send(kind, body, descriptors)

@@ -14,11 +14,21 @@ from typing import Any
 
 from tests.integration.clients import PONG, TEXT, Client, frame
 from tests.integration.crowd import Crowd, Ticker
-from tests.integration.harness import Nats, Odin, Process, eventually, free_port, program, sign
+from tests.integration.harness import (
+    SECRET,
+    Nats,
+    Odin,
+    Process,
+    eventually,
+    free_port,
+    program,
+    sign,
+)
 from tests.integration.test_endpoints import certificate
 from tests.integration.test_workers import FleetTestCase, worker_pids
 
 PATIENCE_S = 60
+_BEARER = "Authorization: Bearer {}\r\n"
 REVOKE = "odin.control.disconnect"
 
 
@@ -354,6 +364,32 @@ class CrashTests(HandoverTestCase):
             self.assertMoved(crowd)
             self.assertWhole(crowd, ticker.stop())
 
+    def test_another_old_one_dies(self) -> None:
+        """While one slot hands over the old worker of another is killed, and replaced by one that
+        has not recorded: nothing may be repeated; what has not moved stays where it is."""
+        odin = self.fleet
+        with Crowd(odin.host, 30) as crowd, Ticker(self.nats, 100) as ticker:
+            eventually(lambda: crowd.have(20), "the feed")
+            pids = worker_pids(odin)
+            held: list[Any] = []
+            while odin.get("/stats").json()["workers"][0]["connections"] < 1 or not held:
+                held.append(self.websocket(odin=odin))
+            for each in held:  # some of them keep slot 0 from its end
+                each.send(frame(TEXT, b"{", fin=False))
+            said = len(_ends(odin))
+            odin.signal(signal.SIGHUP)
+            eventually(lambda: _successors(odin) == 2, "new workers", PATIENCE_S)
+            eventually(lambda: odin.output().count("Closed") > 0, "the hand-over of slot 0")
+            os.kill(pids[1], signal.SIGKILL)
+            eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+            self.assertRegex(_ends(odin)[-1], "the old worker 1 ended meanwhile")
+            late = self.client(odin=odin)
+            late.until(lambda message: "seq" in message)
+            ticker.stop()
+            self.assertEqual(crowd.faults, [])
+        eventually(lambda: odin.metric("odin_workers") == 2, "both workers")
+        self.assertRegex(self.hand_over(), "^handed over")
+
     def test_old_one_dies(self) -> None:
         """The old worker is killed while it hands over: its clients are cut off, no others."""
         odin = self.fleet
@@ -383,9 +419,15 @@ class ReloadTests(HandoverTestCase):
         self.file = Path(tempfile.mkdtemp(), "odin.json")
         self.addCleanup(shutil.rmtree, self.file.parent, ignore_errors=True)
         self.inner = free_port()
+        self.secret = self.file.with_name("secret")
+        self.secret.write_text(SECRET, encoding="utf-8")
         self.configure(pingInterval=20)
         return super().start_fleet(
-            "--config", str(self.file), METRICS_PORT=str(self.inner), **environment
+            "--config",
+            str(self.file),
+            METRICS_PORT=str(self.inner),
+            JWT_SECRET_FILE=str(self.secret),
+            **environment,
         )
 
     def configure(self, **websocket: object) -> None:
@@ -419,6 +461,11 @@ class ReloadTests(HandoverTestCase):
         self.assertEqual(self.upgrade()[0], 1)
         self.assertEqual(worker_pids(odin), pids)
         self.assertEqual(client.ask({"type": "ping", "timestamp": 1})["type"], "pong")
+        self.assertEqual(self.wire(odin).upgrade(_BEARER.format(sign())).status, 101)
+        self.configure(pingInterval=7)
+        self.secret.write_text("another-0123456789-abcdefghijklmnopqrst", encoding="utf-8")
+        self.assertEqual(self.upgrade()[0], 0)
+        self.assertEqual(self.wire(odin).upgrade(_BEARER.format(sign())).status, 401)
         self.file.write_text('{"server":{"port":1}}', encoding="utf-8")
         self.assertEqual(self.upgrade()[0], 0)
         self.assertNotIn("server.port has changed", odin.output())  # the option goes before it
@@ -439,6 +486,21 @@ class OtherTests(HandoverTestCase):
         self.assertEqual(odin.publish("a.b", {"n": 2}).status, 202)
         second = client.receive()
         self.assertEqual((second["n"], second["offset"]), (2, first["offset"] + 1))
+
+    def test_newcomers(self) -> None:
+        """Who comes while workers are replaced gets in, and a name of its own."""
+        odin = self.fleet
+        clients: list[Client] = []
+        said = len(_ends(odin))
+        odin.signal(signal.SIGHUP)
+        while len(_ends(odin)) == said:
+            clients.append(self.client(odin=odin))
+        names = [each.welcome["clientId"] for each in clients]
+        self.assertGreater(len(names), 20)
+        self.assertEqual(len(set(names)), len(names))
+        for each in clients:
+            each.send({"type": "ping", "timestamp": 1})
+            each.until(lambda message: message["type"] == "pong")
 
     def test_twice(self) -> None:
         """A second one while the first runs comes after it."""

@@ -110,6 +110,17 @@ class WorkersTests(FleetTestCase):
             self.assertEqual(len(crowd.ended), lost)
         self.assertRegex(odin.output(), r"worker 0 \(pid \d+\) ended with signal 9")
 
+    def test_stopped_alone(self) -> None:
+        """A worker that somebody stops lets its clients go; the next one hears at its socket."""
+        odin = self.fleet
+        pids = worker_pids(odin)
+        os.kill(pids[0], signal.SIGTERM)
+        eventually(lambda: worker_pids(odin).get(0, pids[0]) != pids[0], "a new worker")
+        eventually(lambda: odin.metric("odin_workers") == 2, "both workers")
+        with Crowd(odin.host, 30):
+            lines = odin.get("/stats").json()["workers"]
+            self.assertTrue(all(line["connections"] for line in lines), lines)
+
     def test_again_and_again(self) -> None:
         """While a worker that keeps dying is kept waiting, another one accepts for it."""
         odin = self.fleet
@@ -281,6 +292,22 @@ class EmbeddedTests(OdinTestCase):
             odin = self.start("--workers", "2", "--embedded-nats", "--nats-url", url)
             self.assertEqual(odin.wait(), 1)
             self.assertRegex(odin.output(), "nats.embedded: nats-server ended: .*in use")
+
+    def test_address_taken(self) -> None:
+        """The port of another fleet, which would share it, or an endpoint: one clear end."""
+        first = self.start("--workers", "1", "--nats-url", "memory://")
+        port = first.says(r"process\.supervisor.*Odin listens on [\d.]+:(\d+)")[1]
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            other = taken.getsockname()[1]
+            for number, options in (
+                (port, ("--port", port)),
+                (other, ("--endpoint", f"tcp:{other}:interface=127.0.0.1")),
+            ):
+                second = self.start("--workers", "1", "--nats-url", "memory://", *options)
+                self.assertEqual(second.wait(), 1)
+                line = f"cannot listen on 127.0.0.1:{number}: Address already in use"
+                self.assertIn(line, second.output())
+        self.assertEqual(first.get("/readyz").status, 200)
 
     def test_one_worker(self) -> None:
         """One worker needs no broker."""
