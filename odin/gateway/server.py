@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
 _LOOK_EVERY_S: Final = 1.0
+_ANSWER_S: Final = 0.3  # for plain requests that are under way
 _DRAIN_SHARE: Final = 0.6  # of the time to stop: the rest is for the last to answer
 
 
@@ -133,6 +134,9 @@ class Gateway(Service):
         self._hub.flush()
         told = await drain(reactor, self.sessions(), self.stop_timeout_s * _DRAIN_SHARE)
         while factory.connections and reactor.seconds() < stop_at:
+            await deferLater(reactor, 0.02)
+        stop_at = min(stop_at, reactor.seconds() + _ANSWER_S)
+        while factory.transports and reactor.seconds() < stop_at:
             await deferLater(reactor, 0.02)
         self._log.info(
             "{told} clients told to go, {left} did not answer", told=told, left=factory.connections

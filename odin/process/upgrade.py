@@ -155,6 +155,39 @@ class Upgrades:
         new = slot.successor
         if new is None:
             raise HandoverFailed(f"the new worker {slot.number} ended")
+        event, value, released = await self._exchange(slot, old, new, patience_s)
+        if not new.running:
+            if event == "ended":
+                raise HandoverFailed(f"both workers {slot.number} ended")
+            event = "kept"
+        if event == "ended":
+            self._log.error("the old worker {number} died while it handed over", number=slot.number)
+            if not released:
+                self._supervisor.let_listen(slot, new)
+            self._take_place(slot, old, new)
+            return 0
+        if event == "kept":
+            if released and old.running and not self._supervisor.stopping:
+                self._supervisor.let_listen(slot, old)
+            await self._end_of(new)
+            if new.running:
+                why = "it takes too long"
+            else:
+                why = f"it ended: {new.last_words or new.status}"
+            raise HandoverFailed(
+                f"the new worker {slot.number} failed half-way ({why}); "
+                f"{value} clients stay with the old one"
+            )
+        self._take_place(slot, old, new)
+        old.drain()
+        self._reactor.callLater(_GIVE_S, old.kill_if_running)
+        return int(value)
+
+    async def _exchange(
+        self, slot: Slot, old: Worker, new: Worker, patience_s: float
+    ) -> tuple[str, Any, bool]:
+        """Let two workers do it: "given", "kept" or "ended" (of the old one), how many clients,
+        and whether the old one had stopped accepting."""
         result: Deferred[tuple[str, Any]] = Deferred()
         released = False
 
@@ -180,8 +213,9 @@ class Upgrades:
         try:
             new.send("take", None, [theirs.fileno()])
             old.send("give", patience_s, [ours.fileno()])
-            with ours, theirs:
-                await deferLater(self._reactor, _LOOK_EVERY_S)
+            with ours, theirs:  # until they have gone; then only the workers hold them
+                while old.unsent or new.unsent:
+                    await deferLater(self._reactor, _LOOK_EVERY_S)
             event, value = await result
         finally:
             old.events.remove(old_says)
@@ -190,28 +224,7 @@ class Upgrades:
             for each in late:
                 if each.active():
                     each.cancel()
-        if event == "ended":
-            self._log.error("the old worker {number} died while it handed over", number=slot.number)
-            if not released:
-                self._supervisor.let_listen(slot, new)
-            self._take_place(slot, old, new)
-            return 0
-        if event == "kept":
-            if released and old.running and not self._supervisor.stopping:
-                self._supervisor.let_listen(slot, old)
-            await self._end_of(new)
-            if new.running:
-                why = "it takes too long"
-            else:
-                why = f"it ended: {new.last_words or new.status}"
-            raise HandoverFailed(
-                f"the new worker {slot.number} failed half-way ({why}); "
-                f"{value} clients stay with the old one"
-            )
-        self._take_place(slot, old, new)
-        old.drain()
-        self._reactor.callLater(_GIVE_S, old.kill_if_running)
-        return int(value)
+        return event, value, released
 
     async def _end_of(self, worker: Worker) -> None:
         """Wait a moment for a process that is about to end."""

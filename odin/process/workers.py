@@ -114,6 +114,11 @@ class Worker(ProcessProtocol):
     def send(self, kind: str, body: object = None, descriptors: Sequence[int] = ()) -> None:
         self._channel.send(kind, body, descriptors)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that it has not been told yet."""
+        return self._channel.waiting if self.running else 0
+
     def report(self, *, metrics: bool) -> "Deferred[Report | None]":
         """How it is, with or without its metrics; None if it does not say so in time."""
         answer: Deferred[Report | None] = Deferred()
