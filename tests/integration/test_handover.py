@@ -372,7 +372,12 @@ class CrashTests(HandoverTestCase):
             eventually(lambda: crowd.have(20), "the feed")
             pids = worker_pids(odin)
             held: list[Any] = []
-            while odin.get("/stats").json()["workers"][0]["connections"] < 1 or not held:
+
+            def at_0() -> Any:
+                return odin.get("/stats").json()["workers"][0]["connections"]
+
+            before = at_0()
+            while at_0() == before:
                 held.append(self.websocket(odin=odin))
             for each in held:  # some of them keep slot 0 from its end
                 each.send(frame(TEXT, b"{", fin=False))
