@@ -29,8 +29,8 @@ _BREAKS = (
     (
         "half-way",
         "process/handover.py",
-        '            self._channel.send("took")',
-        '            if self._taken: os._exit(4)\n            self._channel.send("took")',
+        '            self._channel.send("took", ',
+        '            if self._taken: os._exit(4)\n            self._channel.send("took", ',
     ),
 )
 
