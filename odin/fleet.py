@@ -5,16 +5,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.application.service import MultiService
-from twisted.logger import ILogObserver
-from twisted.python.components import Componentized
 
 from odin import logs
 from odin.config import Config
 from odin.inner import inner_listener, inner_pages
 from odin.loading import embedded_address, worker_count
 from odin.metrics import exposition
-from odin.place import made_up_secret, node_name, or_exit, own_sockets, warn_of_descriptors
+from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
 from odin.process import memory, signals, systemd
 from odin.process.broker import Broker
 from odin.process.supervisor import Supervisor
@@ -121,24 +118,6 @@ class FleetAnswers:
         ]  # fmt: skip
 
 
-class FleetService(MultiService):
-    """The supervisor and what belongs to it."""
-
-    log_observer: ILogObserver | None = None
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Also tells the application what to log to: twistd asks it for this component."""
-        if self.log_observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self.log_observer)
-        super().setServiceParent(parent)
-
-    def privilegedStartService(self) -> None:
-        or_exit(super().privilegedStartService)
-
-    def startService(self) -> None:
-        or_exit(super().startService)
-
-
 def make_fleet(
     config: Config,
     reactor: Any,
@@ -146,7 +125,7 @@ def make_fleet(
     arguments: list[str],
     log_file: str | None,
     reload: Callable[[], Config],
-) -> FleetService:
+) -> TopService:
     """A supervisor of as many workers as `config` says.
 
     `arguments`: those of `twistd odin`, which each worker gets, too. `log_file`: what twistd logs
@@ -184,7 +163,7 @@ def make_fleet(
         supervisor.shutdown_timeout_s = now.server.shutdown_timeout_s
 
     upgrades = answers.upgrades = Upgrades(reactor, supervisor, check)
-    fleet = FleetService()
+    fleet = TopService()
     fleet.addService(systemd.Watchdog(reactor, supervisor.well))
     if config.metrics.port is not None:
         pages = inner_pages(config, answers)

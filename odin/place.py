@@ -2,10 +2,12 @@
 
 import secrets
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 from odin import config as settings
 from odin.config import Config
@@ -80,7 +82,25 @@ def warn_of_descriptors(config: Config, workers: int) -> None:
         )
 
 
-def or_exit(start: "Callable[[], None]") -> None:
+class TopService(MultiService):
+    """What twistd runs: a server, or the supervisor of several."""
+
+    log_observer: ILogObserver | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Also tells the application what to log to: twistd asks it for this component."""
+        if self.log_observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log_observer)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        _or_exit(super().privilegedStartService)
+
+    def startService(self) -> None:
+        _or_exit(super().startService)
+
+
+def _or_exit(start: "Callable[[], None]") -> None:
     """Start, or end the process with one clear line."""
     try:
         start()

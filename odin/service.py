@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.logger import ILogObserver
-from twisted.python.components import Componentized
 from twisted.web.resource import Resource
 
 from odin import components
@@ -34,9 +32,9 @@ from odin.metrics import Metrics, exposition
 from odin.place import (
     ALONE,
     Place,
+    TopService,
     made_up_secret,
     node_name,
-    or_exit,
     own_sockets,
     warn_of_descriptors,
 )
@@ -59,23 +57,10 @@ _BUS_SHARE_S: Final = 2.5  # of the shutdown time: to drain the broker, and to l
 _CROWD_RESERVE: Final = 32  # descriptors that no connection gets
 
 
-class OdinService(MultiService):
+class OdinService(TopService):
     """All of Odin. Its services stop one after the other, the last one first."""
 
-    log_observer: ILogObserver | None = None
     parts: "Parts"
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Also tells the application what to log to: twistd asks it for this component."""
-        if self.log_observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self.log_observer)
-        super().setServiceParent(parent)
-
-    def privilegedStartService(self) -> None:
-        or_exit(super().privilegedStartService)
-
-    def startService(self) -> None:
-        or_exit(super().startService)
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)

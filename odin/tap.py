@@ -16,8 +16,7 @@ from odin.config import Config
 from odin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from odin.fleet import FleetService
-    from odin.service import OdinService
+    from odin.place import TopService
 
 _PARAMETERS = {
     "host": "server.host",
@@ -143,7 +142,7 @@ class Options(usage.Options):
             )
 
 
-def makeService(options: Options) -> "OdinService | FleetService":
+def makeService(options: Options) -> "TopService":
     """Odin's services, for twistd: a server, or the supervisor of several."""
     from twisted.internet import reactor  # noqa: PLC0415 - installed by now
 
@@ -151,7 +150,7 @@ def makeService(options: Options) -> "OdinService | FleetService":
 
     if reactors.event_loop(reactor) is None:
         raise usage.UsageError("this reactor cannot run Odin: use odin or asyncio")
-    service: OdinService | FleetService
+    service: TopService
     try:
         if loading.worker_count(options.config):
             from odin.fleet import make_fleet  # noqa: PLC0415 - each its own half of Odin

@@ -76,7 +76,6 @@ class Worker(ProcessProtocol):
         self.ready = False
         self.listening = False
         self.running = True
-        self.leaving = False  # whether its end is wanted
         self.status = ""  # how it ended
         self.last_words = ""
         self.last_report: Report | None = None
@@ -133,12 +132,10 @@ class Worker(ProcessProtocol):
 
     def drain(self, *, last: bool = False) -> None:
         """End in order. `last`: nobody else will accept who waits at its sockets."""
-        self.leaving = True
         self.send("drain", last)
 
     def kill(self) -> None:
         """End at once."""
-        self.leaving = True
         if self.running:
             self._process.signalProcess("KILL")
 

@@ -11,7 +11,7 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 1000
-    GOING_AWAY = 1001  # the server stops
+    GOING_AWAY = 1001  # where Autobahn fails a connection without a code
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003  # binary on the JSON endpoint
     INVALID_PAYLOAD = 1007  # not UTF-8

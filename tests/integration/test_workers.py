@@ -4,9 +4,12 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.integration import harness
 from tests.integration.clients import HANDSHAKE
 from tests.integration.crowd import Crowd, Ticker
 from tests.integration.harness import Nats, Odin, OdinTestCase, eventually, free_port, program
@@ -199,6 +202,45 @@ class LimitsTests(FleetTestCase):
         ]
         self.assertEqual((found.count(101), found.count(503)), (12, 6))
         self.assertEqual(self.fleet.clients(), 12)
+
+
+class DescriptorTests(FleetTestCase):
+    """More clients than there are descriptors."""
+
+    more: ClassVar[dict[str, str]] = {"WEBSOCKET_MAX_CONNECTIONS": "1000"}
+
+    def setUp(self) -> None:
+        self.patch(harness, "program", self.limited)
+        self.folder = Path(tempfile.mkdtemp())
+        super().setUp()
+
+    def limited(self, name: str) -> str:
+        """A program that may have 160 descriptors in each of its processes."""
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\nulimit -n 160\nexec {program(name)} "$@"\n')
+        path.chmod(0o755)
+        return str(path)
+
+    def test_full(self) -> None:
+        """The start says so; whoever comes too late gets 503; those who are there are served."""
+        odin = self.fleet
+        self.assertRegex(
+            odin.output(), r"maxConnections is 1000, but with 160 open files .* room for 192"
+        )
+        answers = []
+        for _ in range(330):
+            wire = self.wire(odin)
+            wire.send(HANDSHAKE + "\r\n")
+            answers.append(wire)
+        statuses = [each.response().status for each in answers]
+        self.assertEqual(set(statuses), {101, 503})
+        self.assertLessEqual(statuses.count(101), 192)
+        self.assertGreater(statuses.count(101), 100)
+        self.nats.publish("odin.trades.X", b'{"n":1}')
+        for wire, status in zip(answers, statuses, strict=True):
+            if status == 101:
+                self.assertIn(b"connectionEstablished", wire.receive()[1])
+                self.assertIn(b'"n":1', wire.receive()[1])
 
 
 class InnerTests(FleetTestCase):
