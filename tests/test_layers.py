@@ -14,7 +14,13 @@ TOP = (
     "tap", "demo", "metrics", "status", "logs", "tools",
 )  # fmt: skip
 ONLY = {
-    "nats": ("odin/bus/nats.py", "odin/bus/reading.py", "odin/bus/jetstream.py", "benchmarks/"),
+    "nats": (
+        "odin/bus/nats.py",
+        "odin/bus/connecting.py",
+        "odin/bus/reading.py",
+        "odin/bus/jetstream.py",
+        "benchmarks/",
+    ),
     "jwt": ("odin/access/tokens.py",),
     "autobahn": ("odin/gateway/", "benchmarks/"),
     "prometheus_client": ("odin/metrics.py",),

@@ -1,20 +1,17 @@
-"""NATS: the only importer of nats, and the only border between asyncio and Deferreds."""
+"""NATS as a bus: the only border between asyncio and Deferreds."""
 
 import asyncio
 import contextlib
-import random
-import ssl
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import nats.errors
-from nats.aio.client import Client
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from odin.bus.connecting import Servers
 from odin.bus.interfaces import CONTROL, IBus, IReceiver, Stored
 from odin.bus.jetstream import StreamFeed
 from odin.bus.reading import FeedClient, Receive
@@ -50,6 +47,7 @@ class NatsBus(Service):
         self.reconnects = 0
         self.gave_up = False
         self._config = config
+        self._servers = Servers(config)
         self._loop = loop
         self._name = name
         self.stores = bool(config.jetstream.stream)
@@ -123,7 +121,7 @@ class NatsBus(Service):
             client, closed = FeedClient(), asyncio.Event()
             self._client = client
             try:
-                await client.connect(**self._options(closed))
+                await client.connect(**self._servers.options(self._name), **self._callbacks(closed))
                 await self._subscribe(client)
                 await self._watch(client, closed)
             except nats.errors.NoServersError:
@@ -140,7 +138,7 @@ class NatsBus(Service):
             if not client.is_closed:
                 await client.close()
             if self.running:
-                await asyncio.sleep(self._pause_s())
+                await asyncio.sleep(self._servers.pause_s())
 
     async def _subscribe(self, client: FeedClient) -> None:
         receiver = self._receiver
@@ -228,9 +226,7 @@ class NatsBus(Service):
 
         return receive_unless_earlier if earlier else receive
 
-    def _options(self, closed: asyncio.Event) -> dict[str, Any]:
-        config = self._config
-
+    def _callbacks(self, closed: asyncio.Event) -> dict[str, Any]:
         async def on_disconnect() -> None:
             self._missed = True
             self._changed(False)
@@ -242,51 +238,12 @@ class NatsBus(Service):
             closed.set()
             self._wake.set()
 
-        options: dict[str, Any] = {
-            "servers": [each.strip() for each in config.url.split(",") if each.strip()],
-            "name": self._name,
+        return {
             "error_cb": self._failed,
             "disconnected_cb": on_disconnect,
             "reconnected_cb": on_reconnect,
             "closed_cb": on_close,
-            "allow_reconnect": True,
-            "connect_timeout": 2,
-            "max_reconnect_attempts": config.max_reconnects,
-            "reconnect_time_wait": self._pause_s(),
-            "reconnect_to_server_handler": self._choose,
-            "ping_interval": config.ping_interval_ms / 1000,
-            "max_outstanding_pings": config.max_pings_out,
         }
-        for option, value in (
-            ("user", config.user),
-            ("password", config.password),
-            ("token", config.token),
-            ("user_credentials", config.credentials_file),
-            ("tls", self._tls()),
-        ):
-            if value:
-                options[option] = value
-        return options
-
-    def _tls(self) -> ssl.SSLContext | None:
-        config = self._config
-        if not (config.tls_ca_file or config.tls_cert_file):
-            return None
-        context = ssl.create_default_context(cafile=config.tls_ca_file or None)
-        if config.tls_cert_file:
-            context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
-        return context
-
-    def _choose(self, servers: list[Any], _info: dict[str, Any]) -> tuple[Any, float]:
-        """The server to try next, and how long to wait before: at once when it was not tried."""
-        server = min(servers, key=lambda each: each.reconnects)
-        jitter_s = random.random() * self._config.reconnect_jitter_ms / 1000
-        return server, jitter_s if not server.reconnects else self._pause_s()
-
-    def _pause_s(self) -> float:
-        config = self._config
-        jitter_ms = random.random() * config.reconnect_jitter_ms
-        return (config.reconnect_wait_ms + jitter_ms) / 1000
 
     def _changed(
         self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
@@ -302,7 +259,7 @@ class NatsBus(Service):
             self._log.info(
                 "NATS {state} ({servers})",
                 state="connected" if connected else "lost",
-                servers=", ".join(server_names(self._config.url)),
+                servers=self._servers.names,
             )
         self._receiver.status_changed(connected, epoch, offset, gap=gap)
 
@@ -316,37 +273,3 @@ class NatsBus(Service):
 
     def _deferred(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))
-
-
-def server_names(url: str) -> list[str]:
-    """host:port of each server in a URL list, without the credentials."""
-    names = []
-    for each in url.split(","):
-        parts = urlsplit(each if "//" in each else f"nats://{each}")
-        names.append(f"{parts.hostname}:{parts.port or 4222}")
-    return names
-
-
-async def publish_once(url: str, subject: str, payload: bytes) -> None:
-    """Connect, publish one message, and leave; for tools.
-
-    Raises: OSError when no server can be reached.
-    """
-    client = Client()
-
-    async def ignore(_error: Exception) -> None:
-        pass
-
-    try:
-        await client.connect(
-            url.split(","),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            error_cb=ignore,
-        )
-    except (nats.errors.Error, OSError, TimeoutError):
-        raise ConnectionError(f"no NATS server at {', '.join(server_names(url))}") from None
-    await client.publish(subject, payload)
-    await client.flush()
-    await client.close()

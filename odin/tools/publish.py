@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from odin.bus.nats import publish_once
+from odin.bus.connecting import publish_once
 from odin.errors import NotJSON
 from odin.wire.messages import feed_nonce
 from odin.wire.subjects import is_subject
