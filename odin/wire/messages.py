@@ -283,9 +283,8 @@ def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
         return None, payload.lstrip()[:1] == b"{"
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
-    if isinstance(nonce, str | int) and nonce != "":
-        return nonce, True
-    return None, True
+    kind = type(nonce)  # not isinstance: true and false are ints to Python
+    return nonce if kind is int or (kind is str and nonce) else None, True
 
 
 class _Timed(msgspec.Struct, gc=False):
