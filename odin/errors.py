@@ -2,6 +2,7 @@
 
 OdinError
 ├── ConfigError                 a bad setting; stops the start
+├── BrokerError                 the broker, or its stream, does not do what Odin needs of it
 ├── RequestError                a client's request cannot be done: an `error` message
 │   ├── BadRequest              bad_request
 │   │   ├── NotJSON             bad_request
@@ -27,6 +28,10 @@ class OdinError(Exception):
 
 class ConfigError(OdinError):
     """A setting that cannot be used; the text names source, key, value and what is allowed."""
+
+
+class BrokerError(OdinError):
+    """What the broker, or its stream, does not do; the text is for operators."""
 
 
 class RequestError(OdinError):

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver
+from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver, Receipt
 from odin.delivery.history import History
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message
@@ -135,14 +135,14 @@ class Bridge:
 
         `epoch`: of the bus's own numbering, which goes on after `offset`; while it comes without a
         connection, messages of the time before follow (`remember`). `gap`: messages may have been
-        missed for ever.
+        missed for ever, which a bus with a numbering of its own says by another epoch.
         """
         renumbered = False
         if epoch is not None:
-            if renumbered := epoch != self.epoch or gap:
+            if renumbered := epoch != self.epoch:
                 self._renumber(epoch, offset)
             self.numbered = connected
-        elif renumbered := bool(gap and self.offset):
+        elif renumbered := gap:
             self._renumber(secrets.token_hex(8), self.offset)
         if connected != self.live or (connected and renumbered):
             self.live = connected
@@ -225,8 +225,8 @@ class Bridge:
             channel = self._channels[subject] = _Channel(feed_prefix(subject), conflate)
         return channel
 
-    def publish(self, subject: str, payload: bytes) -> Deferred[None]:
-        """Put a client's message on the bus.
+    def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
+        """Put a client's message on the bus; where it is in the feed, if the bus knows.
 
         Raises, or fails with: BadChannel, Forbidden, NotJSON, Duplicate, Unavailable.
         """

@@ -71,7 +71,7 @@ class Publisher(Protocol):
     offset: int
     live: bool
 
-    def publish(self, subject: str, payload: bytes) -> "Deferred[None]": ...
+    def publish(self, subject: str, payload: bytes) -> "Deferred[Any]": ...
 
 
 class Replays(Protocol):
@@ -389,7 +389,7 @@ class Session(Outflow):
         done = self._context.bridge.publish(request.channel, bytes(request.data))
         self._await(done)
         done.addCallbacks(
-            lambda _: self._reply(PublishAck(id=request.id)),
+            lambda receipt: self._reply(_published(request, receipt)),
             lambda failure: self._failed("publishing", failure, request.id),
         )
 
@@ -462,6 +462,13 @@ class Session(Outflow):
 
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))
+
+
+def _published(request: Publish, receipt: Any) -> PublishAck:
+    """`receipt`: where the message is in the feed, None if the bus does not store it."""
+    if receipt is None:
+        return PublishAck(id=request.id)
+    return PublishAck(id=request.id, offset=receipt.offset, epoch=receipt.epoch)
 
 
 _EVERYTHING: Final = frozenset((EVERYTHING,))

@@ -160,7 +160,8 @@ class JetStreamTests(NatsTestCase):
         self.nats.publish("$JS.API.STREAM.DELETE.FEED", b"")
         self.assertEqual(client.receive()["status"], "stale")
         live = client.receive()
-        self.assertEqual((live["status"], live["offset"]), ("live", 0))
+        self.assertEqual(live["status"], "live")
+        self.assertGreater(live["offset"], 5, "offsets never go back on a connection")
         self.assertNotEqual(live["epoch"], client.welcome["epoch"])
         self.publish(5, 1)
         self.assertEqual(client.receive()["n"], 5)
@@ -188,7 +189,7 @@ class JetStreamTests(NatsTestCase):
     def test_no_stream(self) -> None:
         """Without the stream, and without `create`, the server is there and says it is not ready."""
         odin = self.start("--nats-url", self.nats.url, NATS_JETSTREAM_STREAM="NONE")
-        eventually(lambda: "NotFoundError" in odin.output(), "the cause in the log")
+        eventually(lambda: "stream not found" in odin.output(), "the cause in the log")
         self.assertEqual(odin.get("/readyz").status, 503)
         self.assertEqual(self.client(odin=odin).receive()["status"], "stale")
 
