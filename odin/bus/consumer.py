@@ -17,7 +17,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from odin.bus.reading import FeedClient
 
 REQUEST_TIMEOUT_S: Final = 5.0
-_HEARTBEAT_S: Final = 0.4  # it also says how far the consumer has read in a busy stream
+_HEARTBEAT_S: Final = 0.2  # the second one says how far it has read in a stream of others
 _SILENCE_S: Final = 2.0  # without a heartbeat: the consumer, or its node, is gone
 _INACTIVE_S: Final = 30.0  # after which the broker forgets a consumer that nobody listens to
 

@@ -128,7 +128,7 @@ class StreamFeed:
         if numbering is None or not numbering.holds(before):
             return None
         shift = numbering.shift
-        if not await stream.unbroken(before.state, after - shift):
+        if await stream.whole_above(before.state, until - shift) > after - shift:
             return None
         found: list[Stored] = []
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,7 +168,9 @@ class StreamFeed:
             await asyncio.sleep(_SECOND_LOOK_S)
             info = await stream.info()
             state = info.state
-        if not numbering.holds(info) or not await stream.unbroken(state, position):
+        if not numbering.holds(info) or state.last_seq < position:
+            return False
+        if await stream.whole_above(state, state.last_seq) > position:
             return False
         again = bool(self._at_ns) and self._sequence >= state.first_seq
         self._again = asyncio.get_running_loop().create_future() if again else None
@@ -185,7 +187,7 @@ class StreamFeed:
         """A numbering that is new to us: the last values first, then the end of the stream."""
         state, receiver, shift = info.state, self._receiver, numbering.shift
         until = await self._known_until(stream, numbering, state)
-        start = max(state.first_seq - 1, until - self._config.preload, 0)
+        start = max(await stream.whole_above(state, until), until - self._config.preload)
         receiver.status_changed(False, numbering.epoch, start + shift)
         if start:
             await self._last_values(stream, start, shift)

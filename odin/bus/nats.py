@@ -279,6 +279,8 @@ class NatsBus(Service):
         async def on_disconnect() -> None:
             self._missed = True
             self._denied.clear()
+            if self._stream is not None:
+                self._stream.close()  # the broker would go on with the old consumer, gap or not
             self._changed(False)
 
         async def on_reconnect() -> None:

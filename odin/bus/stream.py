@@ -145,16 +145,16 @@ class Stream:
             raise BrokerError(f"the stream {self.name}: {error.description}")
         return msgspec.json.decode(reply, type=Info)
 
-    async def unbroken(self, state: State, after: int) -> bool:
-        """Whether every sequence above `after` that the stream has given is still there."""
-        if state.first_seq > after + 1 or state.last_seq < after:
-            return False
-        if not state.num_deleted or state.last_seq == after:
-            return True
+    async def whole_above(self, state: State, until: int) -> int:
+        """The lowest sequence above which nothing has been deleted, up to `until`."""
+        lowest = max(state.first_seq - 1, 0)
+        if not state.num_deleted:
+            return lowest
         if state.num_deleted > _MAX_DELETED:
-            return False
+            return max(until, lowest)
         found = (await self.info(deleted=True)).state
-        return not any(after < each <= state.last_seq for each in found.deleted or ())
+        lowest = max(found.first_seq - 1, lowest)
+        return max((each for each in found.deleted or () if lowest < each <= until), default=lowest)
 
     async def store(self, subject: str, payload: bytes) -> int:
         """Put a message into the stream; its sequence, once the stream has it."""
