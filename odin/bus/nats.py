@@ -26,6 +26,7 @@ _PUBLISH_TIMEOUT_S: Final = 5
 _DRAIN_TIMEOUT_S: Final = 2
 _LOG_EVERY_S: Final = 30
 _WATCH_EVERY_S: Final = 1.0
+_RETRY_S: Final = 0.25  # while messages cannot arrive
 _LATE_S: Final = 1.0  # an answer that is missing for that much longer: this process stood still
 _END_S: Final = 0.2
 _END_TRIES: Final = 10
@@ -182,8 +183,9 @@ class NatsBus(Service):
             wake.clear()
             await self._look(client)
             lateness.restart()
+            pause_s = _WATCH_EVERY_S if self.connected else _RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), _WATCH_EVERY_S)
+                await asyncio.wait_for(wake.wait(), pause_s)
             if lateness.stood_still() and stream is not None:
                 stream.excuse()
         if stream is not None:
