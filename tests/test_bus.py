@@ -10,6 +10,7 @@ from odin.bus.connecting import Servers, server_names
 from odin.bus.interfaces import IBus, IReceiver
 from odin.bus.memory import MemoryBus
 from odin.bus.nats import NatsBus
+from odin.bus.overlap import digest_of
 from odin.config import Nats
 from odin.delivery.history import Bounds, History
 from odin.delivery.nonces import NonceWindow
@@ -73,6 +74,17 @@ class BridgeTests(SynchronousTestCase):
         )
         counts = self.bridge.messages, self.bridge.duplicates, self.bridge.malformed
         self.assertEqual((counts, len(self.meter.sizes)), ((4, 1, 1), 2))
+
+    def test_subject_that_is_not_utf8(self):
+        """Such a message is malformed, live and stored, and its nonce stays unused."""
+        for _ in range(3):
+            self.bridge.received("a.\udcff", b'{"nonce":"n"}')
+        self.bridge.received("a.b", b'{"nonce":"n"}')
+        self.bridge.remember("a.\udcff", b"{}", 7, ring=False)
+        self.assertIsNone(self.bridge.encoded("a.\udcff", b"{}", 7))
+        self.assertEqual(self.bridge.malformed, 3)
+        self.assertEqual([channel for channel, *_ in self.hub.delivered], ["a.b"])
+        self.assertNotEqual(digest_of("a.\udcff", b"p"), digest_of("a.\udcfe", b"p"))
 
     def test_publish(self):
         """What is published comes back; what cannot be is refused with its reason."""

@@ -18,7 +18,8 @@ from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from twisted.logger import Logger
 
-# (subject, payload, reply subject, header block), the last two empty where there are none
+# (subject, payload, reply subject, header block), the last two empty where there are none;
+# bytes of the subject that are not UTF-8 come as lone surrogates (PEP 383)
 Receive = Callable[[str, bytes, bytes, bytes], None]
 
 _READ_BYTES: Final = 64 << 10
@@ -94,8 +95,12 @@ class Splitter:
             else:
                 reply = arguments[2] if len(arguments) > 3 else b""
                 try:
-                    receive(subject.decode(), data[payload_at:end], reply, data[body_at:payload_at])
-                except Exception:  # a defect, or a subject that is not UTF-8: go on reading
+                    name = subject.decode()
+                except UnicodeDecodeError:
+                    name = subject.decode(errors="surrogateescape")
+                try:
+                    receive(name, data[payload_at:end], reply, data[body_at:payload_at])
+                except Exception:  # a defect: go on reading
                     self._log.failure("a message of the broker failed")
             at = end + 2
         return at
@@ -202,6 +207,6 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            receive(subject.decode(), data, reply, headers or b"")
+            receive(subject.decode(errors="surrogateescape"), data, reply, headers or b"")
         except Exception:
             self._odin_log.failure("a message of the broker failed")
