@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from twisted.logger import Logger
+
+from odin.bus.connecting import NatsClient
 
 # (subject, payload, reply subject, header block), the last two empty where there are none;
 # bytes of the subject that are not UTF-8 come as lone surrogates (PEP 383)
@@ -137,7 +138,7 @@ async def _unused(_message: Any) -> None:
     """Satisfies nats-py, which wants a callback."""
 
 
-class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
+class FeedClient(NatsClient):
     """A client of nats-py whose feed subscriptions are served where they are read.
 
     `feed` maps subscribed subjects to who takes their messages.
