@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from odin.bus.complaints import Complaints
 from odin.bus.connecting import Servers
 from odin.bus.interfaces import CONTROL, IBus, IReceiver, Stored
 from odin.bus.jetstream import StreamFeed
@@ -59,8 +60,7 @@ class NatsBus(Service):
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
-        self._last_error = ""
-        self._logged_at = -float(_LOG_EVERY_S)
+        self._complaints = Complaints(self._log, _LOG_EVERY_S, loop.time)
 
     def attach(self, receiver: IReceiver) -> None:
         self._receiver = receiver
@@ -254,7 +254,7 @@ class NatsBus(Service):
         if connected and changed:
             self.reconnects += self._was_connected
             self._was_connected = True
-            self._last_error = ""
+            self._complaints.forget()
         if changed:
             self._log.info(
                 "NATS {state} ({servers})",
@@ -264,12 +264,7 @@ class NatsBus(Service):
         self._receiver.status_changed(connected, epoch, offset, gap=gap)
 
     async def _failed(self, error: Exception) -> None:
-        """Log what went wrong, once while it stays the same."""
-        text = f"{type(error).__name__}: {error}"
-        now = self._loop.time()
-        if text != self._last_error or now - self._logged_at >= _LOG_EVERY_S:
-            self._last_error, self._logged_at = text, now
-            self._log.warn("NATS: {error}", error=text)
+        self._complaints.say("NATS: {kind}: {error}", kind=type(error).__name__, error=error)
 
     def _deferred(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))
