@@ -121,8 +121,9 @@ class _Reader(asyncio.BufferedProtocol):
     def buffer_updated(self, size: int) -> None:
         self._feed(bytes(self._buffer[:size]))
 
-    def eof_received(self) -> bool | None:
-        return self._stream.eof_received()
+    def eof_received(self) -> None:
+        """Tell nats-py. The connection ends with it: over TLS, asyncio complains about more."""
+        self._stream.eof_received()
 
     def connection_lost(self, reason: Exception | None) -> None:
         self._stream.connection_lost(reason)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from typing import Final
@@ -37,6 +38,7 @@ def main() -> None:
         feed_nonce(payload)
     except NotJSON as error:
         parser.error(str(error))
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # warns of TLS connections that end
     try:
         asyncio.run(publish_once(_servers(arguments.nats), arguments.subject, payload))
     except (ConfigError, OSError) as error:
