@@ -3,6 +3,7 @@
 OdinError
 ├── ConfigError                 a bad setting; stops the start
 ├── BrokerError                 the broker, or its stream, does not do what Odin needs of it
+├── BadFile                     a file of a setting; stops the start, later it is tried again
 ├── RequestError                a client's request cannot be done: an `error` message
 │   ├── BadRequest              bad_request
 │   │   ├── NotJSON             bad_request
@@ -32,6 +33,16 @@ class ConfigError(OdinError):
 
 class BrokerError(OdinError):
     """What the broker, or its stream, does not do; the text is for operators."""
+
+
+class BadFile(OdinError, OSError):
+    """A file that a setting names, and that cannot be used: `key`, `path`, and `why`."""
+
+    def __init__(self, key: str, path: str, why: str) -> None:
+        super().__init__(f"{key}: {path!r}: {why}")
+        self.key = key
+        self.path = path
+        self.why = why
 
 
 class RequestError(OdinError):

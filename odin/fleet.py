@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from odin import logs
-from odin.config import Config
+from odin.bus.addresses import loopback
+from odin.config import Config, worker_count
 from odin.inner import inner_listener, inner_pages
-from odin.loading import embedded_address, worker_count
 from odin.metrics import exposition
 from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
 from odin.process import memory, signals, systemd
@@ -136,7 +136,7 @@ def make_fleet(
     count = worker_count(config)
     node = node_name(config)
     answers = FleetAnswers(node)
-    address = embedded_address(config.nats.url) if config.nats.embedded else None
+    address = loopback(config.nats.url) if config.nats.embedded else None
     broker = None
     if address is not None:
         broker = Broker(reactor, address, jetstream=bool(config.nats.jetstream.stream))

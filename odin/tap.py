@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from odin import __version__, loading, logs
-from odin.config import Config
+from odin.config import Config, worker_count
 from odin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def makeService(options: Options) -> "TopService":
         raise usage.UsageError("this reactor cannot run Odin: use odin or asyncio")
     service: TopService
     try:
-        if loading.worker_count(options.config):
+        if worker_count(options.config):
             from odin.fleet import make_fleet  # noqa: PLC0415 - each its own half of Odin
 
             service = make_fleet(

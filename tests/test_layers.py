@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 LAYERS = ("wire", "access", "delivery", "bus", "gateway", "web")
 TOP = (
-    "service", "components", "inner", "moves", "fleet", "worker", "place", "sampling", "loading",
+    "service", "components", "inner", "moves", "fleet", "worker", "place", "sampling", "loading", "checks",
     "tap", "demo", "metrics", "status", "logs", "tools",
 )  # fmt: skip
 ONLY = {

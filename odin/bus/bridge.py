@@ -121,18 +121,18 @@ class Bridge:
     def encoded(self, stored: Iterable[Stored]) -> list[Message]:
         """Messages of the bus's store as clients get them, without any state.
 
-        Of several with the same nonce the first, as in the feed; none that is not JSON.
+        Of several with the same nonce the first, as in the feed; none that is malformed.
         """
         messages, nonces = [], set()
         for subject, payload, offset in stored:
             try:
                 nonce, is_object = feed_nonce(payload)
-            except NotJSON:
+                channel = self._channel(subject)
+            except (NotJSON, BadChannel):
                 continue
             if nonce is not None and nonce in nonces:
                 continue
             nonces.add(nonce)
-            channel = self._channel(subject)
             frame = text_frame(feed_message(channel.prefix, offset, payload, is_object))
             messages.append(Message(subject, offset, frame, channel.conflate))
         return messages
@@ -210,28 +210,33 @@ class Bridge:
         self.history.begin(offset)
 
     def _message(self, subject: str, payload: bytes, offset: int, now: float) -> Message | None:
-        """A new message of the feed; None for a duplicate, and for what is not JSON."""
+        """A new message of the feed; None for a duplicate, and for what is malformed."""
         try:
             nonce, is_object = feed_nonce(payload)
-        except NotJSON:
-            self._malformed(subject, now)
+            channel = self._channels.get(subject) or self._channel(subject)
+        except (NotJSON, BadChannel) as error:
+            self._malformed(subject, str(error), now)
             return None
         if nonce is not None and not self.nonces.add(nonce, now):
             self.duplicates += 1
             return None
-        channel = self._channels.get(subject) or self._channel(subject)
         self.offset = offset = offset or self.offset + 1
         message = feed_message(channel.prefix, offset, payload, is_object)
         self._meter.message(len(message))
         return Message(subject, offset, text_frame(message), channel.conflate)
 
     def _channel(self, subject: str) -> _Channel:
+        """Raises: BadChannel for a subject that is not UTF-8."""
         channel = self._channels.get(subject)
         if channel is None:
             if len(self._channels) >= _MAX_CHANNELS:
                 self._channels.clear()
             conflate = any(covers(each, subject) for each in self._conflate)
-            channel = self._channels[subject] = _Channel(feed_prefix(subject), conflate)
+            try:
+                prefix = feed_prefix(subject)
+            except UnicodeEncodeError:
+                raise BadChannel("the subject is not UTF-8") from None
+            channel = self._channels[subject] = _Channel(prefix, conflate)
         return channel
 
     def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
@@ -251,12 +256,13 @@ class Bridge:
             raise Forbidden("this subject is for operators, by the broker alone")
         return self.bus.publish(subject, payload)
 
-    def _malformed(self, subject: str, now: float) -> None:
+    def _malformed(self, subject: str, why: str, now: float) -> None:
         self.malformed += 1
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             self._log.warn(
-                "dropped a message on {subject!r} that is not JSON ({total} in all so far)",
+                "dropped a message on {subject!r}: {why} ({total} in all so far)",
                 subject=subject[:100],
+                why=why,
                 total=self.malformed,
             )

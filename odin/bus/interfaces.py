@@ -30,7 +30,10 @@ class IReceiver(Interface):
     """What a bus hands its messages to."""
 
     def received(subject: str, payload: bytes, offset: int = 0) -> None:
-        """One message of the bus; its offset, if the bus numbers them. Never raises."""
+        """One message of the bus; its offset, if the bus numbers them. Never raises.
+
+        A subject that is not UTF-8 comes with lone surrogates (PEP 383); it is no channel.
+        """
 
     def remember(subject: str, payload: bytes, offset: int, *, ring: bool) -> None:
         """One of the messages before the first received one, for a bus that stores them."""

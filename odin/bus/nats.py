@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from odin.bus.complaints import Complaints
 from odin.bus.connecting import Servers
 from odin.bus.interfaces import CONTROL, IBus, IReceiver, Receipt, Stored
 from odin.bus.jetstream import StreamFeed
@@ -69,8 +70,7 @@ class NatsBus(Service):
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
-        self._last_error = ""
-        self._logged_at = -float(_LOG_EVERY_S)
+        self._complaints = Complaints(self._log, _LOG_EVERY_S, loop.time)
 
     def attach(self, receiver: IReceiver) -> None:
         self._receiver = receiver
@@ -115,7 +115,7 @@ class NatsBus(Service):
         try:
             return await stream.fetch(client, patterns, after, until, most)
         except _FAILURES as error:
-            self._complain(_words(error))
+            self._complaints.say("NATS: {why}", why=_words(error))
             raise Unavailable("the message broker does not answer") from None
 
     async def _publish(self, subject: str, payload: bytes) -> Receipt | None:
@@ -310,7 +310,7 @@ class NatsBus(Service):
         if connected and changed:
             self.reconnects += self._was_connected
             self._was_connected = True
-            self._last_error = ""
+            self._complaints.forget()
         if changed:
             self._log.info(
                 "NATS {state} ({servers})",
@@ -323,7 +323,7 @@ class NatsBus(Service):
         """No message can arrive, because of this."""
         self._why = _words(error)
         self._changed(False)
-        self._complain(self._why)
+        self._complaints.say("NATS: {why}", why=self._why)
 
     async def _failed(self, error: Exception) -> None:
         """What nats-py has met; it goes on by itself."""
@@ -331,14 +331,7 @@ class NatsBus(Service):
         if denied is not None:  # in lower case, whatever the subject is
             self._denied.update(each for each in self._subjects if each.lower() == denied[1])
             self._wake.set()
-        self._complain(_words(error))
-
-    def _complain(self, text: str) -> None:
-        """Log what went wrong, once while it stays the same."""
-        now = self._loop.time()
-        if text != self._last_error or now - self._logged_at >= _LOG_EVERY_S:
-            self._last_error, self._logged_at = text, now
-            self._log.warn("NATS: {error}", error=text)
+        self._complaints.say("NATS: {why}", why=_words(error))
 
     def _deferred(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))

@@ -15,7 +15,8 @@ Item = tuple[str, bytes]  # subject, payload
 
 
 def digest_of(subject: str, payload: bytes) -> bytes:
-    return blake2b(subject.encode() + b"\0" + payload, digest_size=_SIZE).digest()
+    name = subject.encode(errors="surrogateescape")
+    return blake2b(name + b"\0" + payload, digest_size=_SIZE).digest()
 
 
 def digests(joined: bytes) -> Iterator[bytes]:
