@@ -4,7 +4,7 @@
               else begin a new numbering (see `stream`), with what was stored since
     go_on     hand on what came since `open`: not before everybody has been told
     check     once a second: whether anything can arrive at all
-    fetch     what a client missed, all of it or nothing
+    fetch     what a client missed, see `past`
     store     publish, with the stream's acknowledgement
 
 The proof: the consumer begins at the last message that was taken, which must come again, stored at
@@ -21,11 +21,12 @@ from twisted.logger import Logger
 
 from odin.bus.consumer import REQUEST_TIMEOUT_S, Consumer, Place
 from odin.bus.interfaces import CONTROL, IReceiver, Receipt, Stored
+from odin.bus.past import fetch, filter_of, last_values
 from odin.bus.reading import FeedClient
 from odin.bus.stream import ANSWER_S, Info, Numbering, State, Stream, numbering_of
 from odin.config import JetStream
 from odin.errors import BrokerError
-from odin.wire.subjects import covers, overlaps, reduced
+from odin.wire.subjects import covers
 
 _SECOND_LOOK_S: Final = 0.5  # at a stream that seems to have lost its end: its leader may be behind
 
@@ -123,43 +124,11 @@ class StreamFeed:
         self, client: FeedClient, patterns: frozenset[str], after: int, until: int, most: int
     ) -> list[Stored] | None:
         """What is stored on `patterns` between two offsets; see IBus.fetch."""
-        stream, numbering = Stream(client, self._config), self._numbering
-        before = await stream.info()
-        if numbering is None or not numbering.holds(before):
+        numbering = self._numbering
+        if numbering is None:
             return None
-        shift = numbering.shift
-        if await stream.whole_above(before.state, until - shift) > after - shift:
-            return None
-        found: list[Stored] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def take(subject: str, payload: bytes, place: Place) -> None:
-            offset = place.sequence + shift
-            wanted = offset <= until and any(covers(each, subject) for each in patterns)
-            if wanted and self._is_feed(subject):
-                found.append(Stored(subject, payload, offset))
-            over = len(found) > most or offset >= until or not place.pending
-            if over and not done.done():
-                done.set_result(None)
-
-        consumer = Consumer(client, stream.name, take)
-        try:
-            created = await consumer.start(
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=after - shift + 1,
-                **_filter(reduced(patterns)),
-            )
-            if created.messages:
-                await asyncio.wait_for(done, REQUEST_TIMEOUT_S)
-        finally:
-            consumer.stop()
-        now = await stream.info()  # nothing of it was deleted while it was read
-        whole = (
-            numbering.holds(now)
-            and now.state.num_deleted == before.state.num_deleted
-            and now.state.first_seq <= after - shift + 1
-        )
-        return found if whole and len(found) <= most else None
+        stream = Stream(client, self._config)
+        return await fetch(stream, numbering, self._is_feed, patterns, after, until, most)
 
     async def _continue(self, stream: Stream, numbering: Numbering, info: Info) -> bool:
         """Go on in the same numbering; False if it cannot be proved that nothing is missing."""
@@ -190,7 +159,9 @@ class StreamFeed:
         start = max(await stream.whole_above(state, until), until - self._config.preload)
         receiver.status_changed(False, numbering.epoch, start + shift)
         if start:
-            await self._last_values(stream, start, shift)
+            for stored in await last_values(stream, self._subjects, start):
+                if self._is_feed(stored.subject):
+                    receiver.remember(*stored._replace(offset=stored.offset + shift), ring=False)
         before = self._numbering, self._position, self._sequence, self._at_ns
         self._numbering, self._position = numbering, until
         self._sequence = self._at_ns = 0
@@ -219,35 +190,12 @@ class StreamFeed:
         )
         return min(created.start, state.last_seq)
 
-    async def _last_values(self, stream: Stream, until: int, shift: int) -> None:
-        """Hand the last message of each subject up to `until` on, for snapshots."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def take(subject: str, payload: bytes, place: Place) -> None:
-            if place.sequence <= until and self._is_feed(subject):
-                self._receiver.remember(subject, payload, place.sequence + shift, ring=False)
-            if (place.sequence >= until or not place.pending) and not done.done():
-                done.set_result(None)
-
-        consumer = Consumer(stream.client, stream.name, take)
-        try:
-            created = await consumer.start(
-                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-                **(_filter(self._subjects) or {"filter_subject": ">"}),
-            )
-            if created.messages:
-                await asyncio.wait_for(done, REQUEST_TIMEOUT_S)
-        except TimeoutError:
-            self._log.warn("not all last values came in time")
-        finally:
-            consumer.stop()
-
     async def _consume(self, stream: Stream, sequence: int) -> Any:
         consumer = self._consumer = Consumer(stream.client, stream.name, self._take)
         return await consumer.start(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=sequence,
-            **_filter(self._subjects),
+            **filter_of(self._subjects),
         )
 
     def _take(self, subject: str, payload: bytes, place: Place) -> None:
@@ -296,12 +244,3 @@ def _nothing(_subject: str, _payload: bytes, _place: Place) -> None:
 def _rfc3339(at_ns: int) -> str:
     seconds, rest = divmod(at_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
-
-
-def _filter(subjects: list[str]) -> dict[str, Any]:
-    """What a consumer is asked to deliver; all, where the broker would refuse the overlap."""
-    if ">" in subjects or any(
-        overlaps(one, two) for at, one in enumerate(subjects) for two in subjects[:at]
-    ):
-        return {}
-    return {"filter_subjects": subjects}

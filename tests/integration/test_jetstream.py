@@ -66,10 +66,12 @@ class JetStreamTests(NatsTestCase):
         self.publish(201, 10)
         back, ack = self.recover(new, client.welcome["epoch"], last, TRADE)
         self.assertIs(ack["recovered"], True)
-        self.assertEqual([back.receive()["n"] for _ in range(210)], list(range(1, 211)))
+        got = [back.receive() for _ in range(210)]
+        self.assertEqual([each["n"] for each in got], list(range(1, 211)))
+        self.assertEqual(ack["offset"], last)
         name = 'odin_recovery_total{result="recovered",source="jetstream"}'
         self.assertEqual(new.metric(name), 1)
-        _, ack = self.recover(new, client.welcome["epoch"], ack["offset"] - 20)
+        _, ack = self.recover(new, client.welcome["epoch"], got[-1]["offset"] - 20)
         self.assertIs(ack["recovered"], True)
         self.assertEqual(new.metric(name), 1)
         fresh = self.client("/ws?channels=none", odin=new)
