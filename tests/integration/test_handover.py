@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.integration.clients import PONG, TEXT, Client, frame
+from tests.integration.clients import PONG, TEXT, Client, frame, trusting
 from tests.integration.crowd import Crowd, Ticker
 from tests.integration.harness import (
     SECRET,
@@ -273,7 +272,7 @@ class ClientTests(HandoverTestCase):
         odin = self.start_fleet(
             "--endpoint", f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={cert}"
         )
-        context = ssl.create_default_context(cafile=str(cert))
+        context = trusting(cert)
         plain = self.client(odin=odin)
         secure = Client(f"127.0.0.1:{port}", ssl=context)
         self.addCleanup(secure.close)
