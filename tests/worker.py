@@ -64,7 +64,7 @@ def _run(tests: list[str], reporter: "_Telling") -> None:
     reporter.done()
 
 
-class _Telling(Reporter):  # type: ignore[misc]  # trial is not typed
+class _Telling(Reporter):
     """Tells the outcome of each test at once, beside trial's own report at the end.
 
     A test that takes longer than its limit ends the process, with the stacks of all threads.
