@@ -140,7 +140,8 @@ class Run:
                 thread.start()
             for thread in threads:
                 thread.join()
-        finally:  # at Ctrl-C, too
+        finally:  # at Ctrl-C and SIGTERM, too
+            self._waiting.clear()
             for worker in list(self._workers):
                 worker.kill()
 
@@ -200,6 +201,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=_LIMIT_S, help="seconds for one test")
     parser.add_argument("--folder", type=Path, default=Path(_FOLDER), help="for temporary files")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     arguments.folder.mkdir(exist_ok=True)
     before = _seconds(arguments.folder)

@@ -154,9 +154,7 @@ class JetStreamTests(HandoverTestCase):
 
 
 class ClientTests(HandoverTestCase):
-    """What of a client travels, and who cannot travel."""
-
-    more = {"SERVER_WRITE_TIMEOUT": "60"}  # one does not read while it is handed over
+    """What of a client travels."""
 
     def test_subscriptions_and_identity(self) -> None:
         """Patterns, number, permissions; and an operator still reaches the user."""
@@ -194,6 +192,12 @@ class ClientTests(HandoverTestCase):
         pong = client.ask({"type": "ping", "timestamp": 1})  # and is not told so again
         self.assertEqual(pong["type"], "pong")
         self.assertEqual(client.ask({"type": "auth", "token": sign()})["type"], "auth_ack")
+
+
+class RestTests(HandoverTestCase):
+    """Clients that are in the middle of something."""
+
+    more = {"SERVER_WRITE_TIMEOUT": "60"}  # one does not read while it is handed over
 
     def test_half_a_frame(self) -> None:
         """Who is in the middle of a frame moves when it is complete."""
@@ -245,6 +249,10 @@ class ClientTests(HandoverTestCase):
         self.assertEqual([each["n"] for each in got], list(range(270)))
         self.assertTrue(epoch)
         eventually(lambda: odin.metric("odin_slow_clients") == 0, "nobody behind")
+
+
+class ConnectionTests(HandoverTestCase):
+    """What a connection has besides: limits, compression, TLS."""
 
     def test_limits(self) -> None:
         """Who has used up its messages has not more of them afterwards."""

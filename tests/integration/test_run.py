@@ -1,13 +1,17 @@
 """The runner of the tests: what it counts, and what it says of the tests that fail (tests.run)."""
 
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.harness import eventually
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,13 +47,29 @@ class HangTests(SynchronousTestCase):
     def test_hangs(self): time.sleep(600)
 """
 
-LEAVES = """
-import subprocess
+# a process that nobody waits for, told from those of other runs by its argument
+LEFT = ["sleep", f"{1_000_000 + os.getpid()}"]
+LEAVES = f"""
+import subprocess, time
 from twisted.trial.unittest import SynchronousTestCase
 
 class LeavesTests(SynchronousTestCase):
-    def test_leaves(self): subprocess.Popen(["sleep", "987.1"])
+    def test_leaves(self): subprocess.Popen({LEFT})
+
+class StaysTests(SynchronousTestCase):
+    def test_stays(self):
+        subprocess.Popen({LEFT})
+        time.sleep(600)
 """
+
+
+def left():
+    """Whether the process is there."""
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if each.read_bytes().decode().split("\0")[:-1] == LEFT:
+                return True
+    return False
 
 
 class RunTestCase(SynchronousTestCase):
@@ -62,14 +82,18 @@ class RunTestCase(SynchronousTestCase):
     def module(self, name, text):
         (self.folder / f"{name}.py").write_text(text, encoding="utf-8")
 
-    def run_tests(self, *arguments):
-        """(exit status, lines) of the runner."""
-        ran = subprocess.run(
+    def start(self, *arguments):
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.run", "--folder", str(self.folder / "temp"), *arguments],
-            cwd=_ROOT, env={"PYTHONPATH": str(self.folder)}, check=False, timeout=60,
+            cwd=_ROOT, env={"PYTHONPATH": str(self.folder)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        return ran.returncode, ran.stdout.splitlines()
+
+    def run_tests(self, *arguments):
+        """(exit status, lines) of the runner."""
+        with self.start(*arguments) as runner:
+            output, _ = runner.communicate(timeout=120)
+        return runner.returncode, output.splitlines()
 
 
 class GoodTests(RunTestCase):
@@ -142,10 +166,14 @@ class BadTests(RunTestCase):
     def test_leaves_nothing(self):
         """Processes that a class leaves behind are ended, and hold nothing up."""
         self.module("test_left_x", LEAVES)
-        status, _ = self.run_tests("test_left_x")
-        self.assertEqual(status, 0)
-        left = []
-        for each in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                left += [each] * (each.read_bytes() == b"sleep\x00987.1\x00")
-        self.assertEqual(left, [])
+        status, _ = self.run_tests("test_left_x.LeavesTests")
+        self.assertEqual((status, left()), (0, False))
+
+    def test_stopped(self):
+        """At SIGTERM everything ends."""
+        self.module("test_left_x", LEAVES)
+        with self.start("test_left_x.StaysTests") as runner:
+            eventually(left, "the test")
+            runner.terminate()
+            self.assertEqual(runner.wait(60), 128 + signal.SIGTERM)
+        self.assertFalse(left())
