@@ -49,8 +49,9 @@ class Span:
         self.got: dict[int, str] = {}  # offset -> channel
         self.told: list[tuple[int, int]] = []  # merged between these offsets
 
-    def faults(self, truth: Truth, patterns: list[str]) -> list[str]:
-        """What is wrong with it, in words."""
+    def faults(self, truth: Truth, patterns: list[str], *, ended: bool) -> list[str]:
+        """What is wrong with it, in words. `ended`: a gap has ended it, with whatever newer price
+        was still on its way."""
         faults = []
         newest = {channel: offset for offset, channel in self.got.items()}
         for offset, (_n, channel) in truth.seen.get(self.epoch, {}).items():
@@ -62,7 +63,7 @@ class Span:
                 faults.append(f"{offset} on {channel} is lost")
             elif not any(start <= offset <= end for start, end in self.told):
                 faults.append(f"{offset} on {channel} is missing, and was not told")
-            elif newest.get(channel, 0) < offset:
+            elif newest.get(channel, 0) < offset and not ended:
                 faults.append(f"{offset} on {channel} has no newer one")
         return faults
 
@@ -88,8 +89,12 @@ class Client:
                 await asyncio.sleep(self._random.uniform(0.05, 0.4))
 
     def faults(self) -> list[str]:
-        spans = [fault for each in self.spans for fault in each.faults(self._truth, self.patterns)]
-        return self._faults + spans
+        last = len(self.spans) - 1
+        return self._faults + [
+            fault
+            for number, span in enumerate(self.spans)
+            for fault in span.faults(self._truth, self.patterns, ended=number < last)
+        ]
 
     def _done(self) -> bool:
         """Whether it has the last message of each of its channels."""
