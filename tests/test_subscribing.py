@@ -273,7 +273,7 @@ class SubscribingTests(SynchronousTestCase):
         self.check(client)
 
     def test_how_many_may_wait(self):
-        """64 requests, then no more are taken."""
+        """64 requests, or fewer with very many channels; no more are taken then."""
         self.replays.late = True
         client = Client(self.world)
         client.ask(client.subscription("trade.a", recover=0), *[{"type": "subscriptions"}] * 70)
@@ -282,6 +282,11 @@ class SubscribingTests(SynchronousTestCase):
         self.replays.answer(0)
         self.check(client)
         self.assertEqual(len(client.acks), 65)
+        many = {"type": "unsubscribe", "data": {"channels": [f"trade.{n}" for n in range(1000)]}}
+        client.ask(client.subscription("trade.a", recover=0), *[many] * 5)
+        self.replays.answer(0)
+        self.check(client)
+        self.assertEqual(len(client.acks), 65 + 1 + 3)
 
     def test_the_end(self):
         """Answers that come after the end of the connection do nothing."""

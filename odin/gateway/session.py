@@ -192,12 +192,6 @@ class Session(Subscriber):
             if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED_LIMIT):
                 self._close(CloseCode.POLICY, "bad_messages", "too many that are no JSON object")
             return
-        if isinstance(request, _IN_TURN):
-            self.take(request, len(text))
-        else:
-            self.answer(request)
-
-    def answer(self, request: AnyRequest) -> None:
         try:
             reply = _ANSWERS[type(request)](self, request)
         except RequestError as error:
@@ -205,6 +199,9 @@ class Session(Subscriber):
         else:
             if reply is not None:
                 self._reply(reply)
+
+    def answer(self, request: AnyRequest) -> Reply | None:
+        return _IN_TURN[type(request)](self, request)
 
     def control_frame(self) -> None:
         """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
@@ -319,13 +316,15 @@ def _published(request: Publish, receipt: Any) -> PublishAck:
     return PublishAck(id=request.id, offset=receipt.offset, epoch=receipt.epoch)
 
 
-_IN_TURN: Final = (Subscribe, Unsubscribe, Subscriptions, Auth)
-_ANSWERS: Final[dict[type[AnyRequest], Callable[[Session, Any], Reply | None]]] = {
-    Ping: Session._ping,
-    Heartbeat: Session._heartbeat,
+_Answers = dict[type[AnyRequest], Callable[[Session, Any], Reply | None]]
+_IN_TURN: Final[_Answers] = {
     Subscribe: Session._subscribe,
     Unsubscribe: Session._unsubscribe,
     Subscriptions: Session._subscriptions,
     Auth: Session._auth,
+}
+_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session.take) | {
+    Ping: Session._ping,
+    Heartbeat: Session._heartbeat,
     Publish: Session._publish,
 }

@@ -97,24 +97,24 @@ class Subscriber(Outflow):
         self.identity = identity
         self.awaiting = 0  # a line, and answers of the broker that are outstanding elsewhere
 
-    def answer(self, request: AnyRequest) -> None:
-        """Carry a request out, and reply."""
+    def answer(self, request: AnyRequest) -> Reply | None:
+        """Carry a request out; its reply, if that was not sent already. Raises: RequestError."""
         raise NotImplementedError
 
     # -- one after the other
 
-    def take(self, request: AnyRequest, size: int) -> None:
-        """Answer a request when those before it have been carried out. `size`: of its text."""
+    def take(self, request: AnyRequest) -> Reply | None:
+        """Answer a request now, or when those before it have been carried out.
+
+        Raises: RequestError.
+        """
         line = self._line
         if line is None:
             if self._may_begin(request):
-                self.answer(request)
-                return
+                return self.answer(request)
             line = self._begin_line()
-        try:
-            line.add(request, size)
-        except LimitExceeded as error:
-            self._refuse(error, request.id)
+        line.add(request)
+        return None
 
     def caught_up(self, sink: Any) -> None:
         super().caught_up(sink)
@@ -146,9 +146,18 @@ class Subscriber(Outflow):
             if head is None:
                 self._end_line()
             elif self._may_begin(head):
-                self.answer(line.pop())
+                self._carry_out(line.pop())
             else:
                 return
+
+    def _carry_out(self, request: AnyRequest) -> None:
+        try:
+            reply = self.answer(request)
+        except RequestError as error:
+            self._refuse(error, request.id)
+        else:
+            if reply is not None:
+                self._reply(reply)
 
     def _may_begin(self, request: AnyRequest) -> bool:
         """Whether a request brings no replay, or no other one waits for the client to read it."""
