@@ -62,7 +62,7 @@ class World:
             NATS_JETSTREAM_STREAM="CHAOS", NATS_JETSTREAM_CREATE="true",
             DELIVERY_MAX_PENDING="300000", NATS_JETSTREAM_PRELOAD="50", DELIVERY_HISTORY_MESSAGES="150",
             NATS_RECONNECT_WAIT="100", NATS_RECONNECT_JITTER="50", SERVER_WRITE_TIMEOUT="4",
-            LIMITS_MESSAGES_PER_SECOND="0",
+            LIMITS_MESSAGES_PER_SECOND="0", DELIVERY_SEND_BUFFER="16384",
         )  # fmt: skip
 
     def note_metrics(self, odin: Odin) -> None:
@@ -96,10 +96,10 @@ class World:
             await asyncio.sleep(1 / _RATE)
         await client.close()
 
-    async def disturb(self, seconds: float) -> None:
-        """Let things happen to the processes until the time is over."""
+    async def disturb(self, seconds: float, messages: int) -> None:
+        """Let things happen to the processes, for so long and for so many messages."""
         stop_at = time.monotonic() + seconds
-        while time.monotonic() < stop_at:
+        while time.monotonic() < stop_at or len(self.log) < messages:
             await asyncio.sleep(self.random.uniform(2, 5))
             what = self.random.choice(("restart broker", "pause broker", "kill odin", "kill odin"))
             self.counts[what] += 1
@@ -237,15 +237,17 @@ async def _ignore(_error: Exception) -> None:
     pass
 
 
-async def chaos(seed: int, seconds: float, clients: int) -> tuple[dict[str, Any], list[str]]:
-    """(summary, faults) of one run."""
+async def chaos(
+    seed: int, seconds: float, clients: int, messages: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """(summary, faults) of one run, which goes on until so many messages were published."""
     world = World(seed, clients)
     try:
         await asyncio.to_thread(lambda: [each.port for each in world.odins])
         await asyncio.sleep(1)
         publisher = asyncio.create_task(world.publish())
         tasks = [asyncio.create_task(each.run()) for each in world.clients]
-        await world.disturb(seconds)
+        await world.disturb(seconds, messages)
         world.quiet.set()
         await publisher
         world.ended.set()

@@ -18,7 +18,7 @@ class ChaosTests(SynchronousTestCase):
         """Brokers and servers die, clients stall and drop: every stream is the publisher's."""
         program("nats-server")
         seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
-        summary, faults = asyncio.run(chaos(seed, seconds=25, clients=200))
+        summary, faults = asyncio.run(chaos(seed, seconds=25, clients=200, messages=301))
         print(json.dumps(summary), flush=True)
         self.assertEqual(faults, [], f"CHAOS_SEED={seed}")
         self.assertGreater(summary["messages"], 300)
