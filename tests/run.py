@@ -55,6 +55,11 @@ class Job:
     def counts(self) -> Counter[str]:
         return Counter(self.outcomes.values())
 
+    @property
+    def owes(self) -> bool:
+        """Whether a test of it has no outcome."""
+        return any(self.outcomes.get(test, "begun") == "begun" for test in self.tests)
+
     def take(self, test: str, outcome: str, reason: str) -> None:
         """Note what became of a test. A failure stays one, whatever follows."""
         if self.outcomes.get(test) != "failed":
@@ -69,6 +74,8 @@ class Job:
         for test in self.tests:
             if self.outcomes.get(test) not in {"passed", "skipped"}:
                 self.outcomes[test] = "failed"
+        if not self.counts["failed"]:  # it ended behind its last test
+            self.outcomes[self.name] = "failed"
 
 
 class Worker:
@@ -144,22 +151,29 @@ class Run:
             self._waiting.clear()
             for worker in list(self._workers):
                 worker.kill()
+        for job in self.jobs:
+            if job.owes:
+                job.broken("it did not run to its end")
 
     def _work(self) -> None:
         worker = None
-        while self._waiting:
-            with contextlib.suppress(IndexError):  # another thread took the last one
-                job = self._waiting.popleft()
-                if worker is None:
-                    worker = Worker(self._folder, self._limit_s)
-                    self._workers.add(worker)
-                goes_on = worker.run(job)
-                self._say(job)
-                if not goes_on:
-                    self._end(worker)
-                    worker = None
+        while (job := self._next()) is not None:
+            if worker is None:
+                worker = Worker(self._folder, self._limit_s)
+                self._workers.add(worker)
+            goes_on = worker.run(job)
+            self._say(job)
+            if not goes_on:
+                self._end(worker)
+                worker = None
         if worker is not None:
             self._end(worker)
+
+    def _next(self) -> Job | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
 
     def _end(self, worker: Worker) -> None:
         worker.end()

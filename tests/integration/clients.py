@@ -72,9 +72,12 @@ class Client:
         return json.loads(self.receive_text())
 
     def ask(self, message: object) -> Any:
-        """Send a message; the next one that is no feed message."""
+        """Send a message; its answer: the next one that is no feed message and no `feedStatus`.
+
+        On a busy machine the feed may be `stale` for a moment, in any test with a broker.
+        """
         self.send(message)
-        while "channel" in (reply := self.receive()):
+        while "channel" in (reply := self.receive()) or reply.get("type") == "feedStatus":
             pass
         return reply
 

@@ -37,7 +37,8 @@ class FleetTestCase(OdinTestCase):
         environment = {"SERVER_SHUTDOWN_TIMEOUT": "6"} | self.more | environment
         odin = self.start("--nats-url", self.nats.url, "--workers", "2", *options, **environment)
         odin.says(r"process\.supervisor.*Odin listens on")
-        eventually(lambda: odin.get("/readyz").status == 200, "readiness")
+        # of all of them; /readyz is 200 when one is ready
+        eventually(lambda: odin.get("/health").json()["status"] == "healthy", "health")
         return odin
 
     def assertWhole(self, crowd: Crowd, last: int) -> None:
