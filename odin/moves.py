@@ -30,6 +30,7 @@ class Moves:
         self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context, parts.control)
         self._predecessor = Predecessor(parts.bridge)
         self._odd: set[Session] = set()  # those that cannot be described
+        self._released = False
 
     # -- the old worker
 
@@ -62,9 +63,21 @@ class Moves:
         return self._parts.bridge.live
 
     def release(self) -> None:
+        self._released = True
         self._parts.gateway.release_all()
         if self._parts.market is not None and self._parts.market.running:
             self._parts.market.stopService()
+
+    def listens(self) -> None:
+        """This server accepts; again, if a hand-over failed."""
+        if self._released:
+            self._released = False
+            self._start_market()
+
+    def _start_market(self) -> None:
+        market = self._parts.market
+        if market is not None and not market.running:
+            market.startService()
 
     def candidates(self) -> tuple[list[Session], list[Session], list[Session]]:
         """(those who can move now, those who never can, those who cannot yet)."""
@@ -171,9 +184,7 @@ class Moves:
 
     def lead(self, *, told_stale: bool = False) -> None:
         self._parts.follower.lead(told_stale=told_stale)
-        market = self._parts.market
-        if market is not None and not market.running:
-            market.startService()
+        self._start_market()
 
     def forget(self) -> None:
         self._parts.follower.forget()

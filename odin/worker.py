@@ -105,6 +105,8 @@ class Agent:
             sys.stderr.write(f"odin: {reason_of(error)}\n")
             sys.stderr.flush()
             os._exit(1)
+        if number == self._begin.worker:
+            self._moves.listens()
         self._channel.send("listening")
 
     def ask(self, page: str) -> "Deferred[tuple[int, bytes]]":

@@ -38,10 +38,10 @@ class HandoverTestCase(FleetTestCase):
     def hand_over(self, odin: Odin | None = None) -> str:
         """SIGHUP; what the server says of it in the end."""
         odin = odin or self.fleet
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
-        eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-        return _ends(odin)[-1]
+        eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+        return ends(odin)[-1]
 
     def assertMoved(self, crowd: Crowd, *, odin: Odin | None = None) -> None:
         """A hand-over that nobody has noticed."""
@@ -49,7 +49,7 @@ class HandoverTestCase(FleetTestCase):
         self.assertEqual((crowd.faults, crowd.ended), ([], []))
 
 
-def _ends(odin: Odin) -> list[str]:
+def ends(odin: Odin) -> list[str]:
     """What was said of each hand-over so far."""
     return re.findall(r'"message": ?"(handed over [^"]*|no hand-over: [^"]*)"', odin.output())
 
@@ -203,16 +203,16 @@ class ClientTests(HandoverTestCase):
             wire.send(whole[: 1 + 5 * number])
         fragments = self.websocket(odin=odin)
         fragments.send(frame(TEXT, b'{"type":"ping",', fin=False))
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
         eventually(lambda: "handover" in odin.output() or _successors(odin) == 2, "new workers")
         time.sleep(1.5)  # they would be gone by now, if they could go
-        self.assertEqual(len(_ends(odin)), said)
+        self.assertEqual(len(ends(odin)), said)
         for number, wire in enumerate(wires):
             wire.send(whole[1 + 5 * number :])
         fragments.send(frame(0, b'"timestamp":4}'))
-        eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-        self.assertRegex(_ends(odin)[-1], "handed over 5 clients")
+        eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+        self.assertRegex(ends(odin)[-1], "handed over 5 clients")
         for wire in [*wires, fragments]:
             opcode, payload = wire.receive()
             self.assertEqual((opcode, json.loads(payload)["type"]), (TEXT, "pong"))
@@ -294,7 +294,7 @@ def _successors(odin: Odin) -> int:
     return len(children.split()) - 2
 
 
-class CrashTests(HandoverTestCase):
+class BrokenTestCase(HandoverTestCase):
     """New versions that are broken, in a copy of the sources."""
 
     def check(self, odin: Process) -> None:
@@ -309,18 +309,31 @@ class CrashTests(HandoverTestCase):
         root = Path(__file__).parents[2]
         for name in ("odin", "twisted"):
             shutil.copytree(root / name, self.tree / name)
+        self.prepare()
         return super().start_fleet(*options, PYTHONPATH=str(self.tree), **environment)
 
-    def broken(self, file: str, old: str, new: str) -> str:
-        """Hand over to a version with this change; what the server says."""
+    def prepare(self) -> None:
+        """Change the copy before the server starts."""
+
+    def change(self, file: str, old: str, new: str) -> str:
+        """Exchange a text in the copy; what was in the file before."""
         path = self.tree / "odin" / file
         text = path.read_text(encoding="utf-8")
         self.assertIn(old, text)
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return text
+
+    def broken(self, file: str, old: str, new: str) -> str:
+        """Hand over to a version with this change; what the server says."""
+        before = self.change(file, old, new)
         try:
             return self.hand_over()
         finally:
-            path.write_text(text, encoding="utf-8")
+            (self.tree / "odin" / file).write_text(before, encoding="utf-8")
+
+
+class CrashTests(BrokenTestCase):
+    """They end, at this moment or that."""
 
     def test_crashes(self) -> None:
         """At import, before it is ready: nobody notices. Then a good one works."""
@@ -378,13 +391,13 @@ class CrashTests(HandoverTestCase):
                 held.append(self.websocket(odin=odin))
             for each in held:  # some of them keep slot 0 from its end
                 each.send(frame(TEXT, b"{", fin=False))
-            said = len(_ends(odin))
+            said = len(ends(odin))
             odin.signal(signal.SIGHUP)
             eventually(lambda: _successors(odin) == 2, "new workers", PATIENCE_S)
             eventually(lambda: odin.output().count("Closed") > 0, "the hand-over of slot 0")
             os.kill(pids[1], signal.SIGKILL)
-            eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-            self.assertRegex(_ends(odin)[-1], "the old worker 1 ended meanwhile")
+            eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+            self.assertRegex(ends(odin)[-1], "the old worker 1 ended meanwhile")
             late = self.client(odin=odin)
             late.until(lambda message: "seq" in message)
             ticker.stop()
@@ -493,9 +506,9 @@ class OtherTests(HandoverTestCase):
         """Who comes while workers are replaced gets in, and a name of its own."""
         odin = self.fleet
         clients: list[Client] = []
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
-        while len(_ends(odin)) == said:
+        while len(ends(odin)) == said:
             clients.append(self.client(odin=odin))
         names = [each.welcome["clientId"] for each in clients]
         self.assertGreater(len(names), 20)
@@ -510,8 +523,8 @@ class OtherTests(HandoverTestCase):
         odin.signal(signal.SIGHUP)
         eventually(lambda: _successors(odin) > 0, "a new worker")
         odin.signal(signal.SIGHUP)
-        eventually(lambda: len(_ends(odin)) == 2, "the end of both", PATIENCE_S)
-        for each in _ends(odin):
+        eventually(lambda: len(ends(odin)) == 2, "the end of both", PATIENCE_S)
+        for each in ends(odin):
             self.assertRegex(each, "^handed over 0 clients")
 
     def test_stop_meanwhile(self) -> None:
