@@ -58,9 +58,9 @@ class Moves:
     def stop_recording(self) -> None:
         self._predecessor.stop()
 
-    def live(self) -> bool:
-        """Whether clients here believe that the feed is live."""
-        return self._parts.bridge.live
+    def unbroken(self) -> bool:
+        """Whether all of the feed was received here since the state was given."""
+        return self._predecessor.unbroken
 
     def release(self) -> None:
         self._released = True
@@ -125,7 +125,7 @@ class Moves:
                 moved.append(found[1])
         bridge = self._parts.bridge
         descriptors = [each.protocol.transport.fileno() for each in loose]
-        return loose, Batch(bridge.epoch, bridge.offset, moved), descriptors
+        return loose, Batch(bridge.epoch, bridge.offset, moved, bridge.live), descriptors
 
     def let_go(self, loose: Iterable[Loose]) -> None:
         for each in loose:
@@ -136,7 +136,7 @@ class Moves:
             self._mover.take_back(each)
 
     def drain(self, sessions: Iterable[Session], over_s: float) -> "Deferred[int]":
-        return Deferred.fromCoroutine(drain(self._reactor, sessions, over_s))
+        return Deferred.fromCoroutine(drain(self._reactor, self._parts.hub, sessions, over_s))
 
     # -- the new worker
 
@@ -182,8 +182,8 @@ class Moves:
                 self._log.failure("a client was lost in a hand-over")
                 sock.close()
 
-    def lead(self, *, told_stale: bool = False) -> None:
-        self._parts.follower.lead(told_stale=told_stale)
+    def lead(self, *, unbroken: bool = True) -> None:
+        self._parts.follower.lead(unbroken=unbroken)
         self._start_market()
 
     def forget(self) -> None:

@@ -41,7 +41,7 @@ class Server:
         self.busy, self.stuck, self.done = set(), set(), []
         self.relayed, self.parts, self.late, self.leaving = [], [], False, []
         self.opening = lambda _passed_s: False
-        self.believed_live, self.space = True, 1000
+        self.whole, self.space = True, 1000
 
     def note(self, *what):
         self.done.append(what if len(what) > 1 else what[0])
@@ -66,8 +66,8 @@ class Server:
     def stop_recording(self):
         self.note("stopped")
 
-    def live(self):
-        return self.believed_live
+    def unbroken(self):
+        return self.whole
 
     def release(self):
         self.note("released")
@@ -126,8 +126,8 @@ class Server:
     def settle(self, raw, sockets):
         self.here.update(zip(content(raw), sockets, strict=True))
 
-    def lead(self, *, told_stale=False):
-        self.note("leads" if not told_stale else "leads those who were told stale")
+    def lead(self, *, unbroken=True):
+        self.note("leads" if unbroken else "leads a broken feed")
 
     def forget(self):
         self.note("forgets")
@@ -226,12 +226,12 @@ class BothTests(HandoverTestCase):
         self.reactor.turn(1)
         self.assertIn(("given", 1), self.told)
 
-    def test_told_stale(self):
-        """The new one knows what the clients of the old one were told."""
+    def test_a_broken_feed(self):
+        """The new one knows whether the old one has missed something."""
         self.begin("a")
-        self.old.believed_live = False
+        self.old.whole = False
         self.reactor.turn()
-        self.assertIn("leads those who were told stale", self.new.done)
+        self.assertIn("leads a broken feed", self.new.done)
 
     def test_no_feed_wanted(self):
         """A successor with a numbering of its own gets none."""

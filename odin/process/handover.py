@@ -65,7 +65,7 @@ class Side(Protocol):
     def feed(self, fence: bytes) -> list[tuple[str, object]]: ...
     def flush(self, send: Callable[[str, object], None]) -> None: ...
     def stop_recording(self) -> None: ...
-    def live(self) -> bool: ...
+    def unbroken(self) -> bool: ...
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
     def release(self) -> None: ...
     def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
@@ -80,7 +80,7 @@ class Side(Protocol):
     def drain(self, sessions: Iterable[Any], over_s: float) -> "Deferred[int]": ...
     def ahead(self, raw: msgspec.Raw) -> bool: ...
     def settle(self, raw: msgspec.Raw, sockets: list[Any]) -> None: ...
-    def lead(self, *, told_stale: bool = False) -> None: ...
+    def lead(self, *, unbroken: bool = True) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -161,8 +161,9 @@ class Giver:
             self._tell("released", None)
             await self._give_all()
             self._side.flush(self._channel.send)
+            unbroken = self._side.unbroken()
             self._side.stop_recording()
-            self._channel.send("end", self._side.live())
+            self._channel.send("end", unbroken)
             await self._next("leads")
         except _Gone:
             return
@@ -324,7 +325,7 @@ class Taker:
             self._channel.send("synced")
             self._tell("synced", None)
         elif kind == "end":
-            self._lead(told_stale=not content(raw, bool))
+            self._lead(unbroken=content(raw, bool))
             self._channel.send("leads")
         elif not self._side.take_feed(kind, raw):
             raise ValueError(f"an unknown message: {kind}")
@@ -350,11 +351,11 @@ class Taker:
             self._side.settle(raw, sockets)
             self._taken += len(sockets)
 
-    def _lead(self, *, told_stale: bool = False) -> None:
+    def _lead(self, *, unbroken: bool = True) -> None:
         if self._leads:
             return
         self._leads = True
-        self._side.lead(told_stale=told_stale)
+        self._side.lead(unbroken=unbroken)
         self._reactor.callLater(_LATE_S, self._side.forget)
         self._tell("taken", self._taken)
 

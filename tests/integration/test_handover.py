@@ -136,9 +136,9 @@ class JetStreamTests(HandoverTestCase):
     """With a stream, all numbers come from there."""
 
     def setUp(self) -> None:
-        folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        self.nats = Nats("-js", "-sd", folder)
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.nats = Nats("-js", "-sd", self.folder)
         self.addCleanup(self.nats.stop)
         self.fleet = self.start_fleet(NATS_JETSTREAM_STREAM="FEED", NATS_JETSTREAM_CREATE="true")
 
@@ -152,6 +152,32 @@ class JetStreamTests(HandoverTestCase):
             self.assertWhole(crowd, ticker.stop())
             epochs = {each.notices[0]["epoch"] for each in crowd.members.values()}
             self.assertEqual(epochs, {self.client(odin=odin).welcome["epoch"]})
+
+    def test_told_stale(self) -> None:
+        """Clients whose worker has lost the broker hear `live` from the one that has it."""
+        file = Path(self.folder, "odin.json")
+
+        def configure() -> None:
+            file.write_text(json.dumps({"nats": {"url": self.nats.url}}), encoding="utf-8")
+
+        configure()
+        odin = self.start("--workers", "1", "--config", str(file), NATS_JETSTREAM_STREAM="FEED")
+        odin.says(r"process\.supervisor.*Odin listens on")
+        eventually(lambda: odin.get("/readyz").status == 200, "readiness")
+        client = self.client(odin=odin)
+        self.nats.publish("odin.trades.A", b'{"n":1}')
+        self.assertEqual(client.receive()["n"], 1)
+        self.nats.signal(signal.SIGTERM)
+        self.nats.wait()
+        self.assertEqual(client.receive()["status"], "stale")
+        self.nats = Nats("-js", "-sd", self.folder)  # at another address
+        self.addCleanup(self.nats.stop)
+        self.nats.publish("odin.trades.A", b'{"n":2}')
+        configure()
+        self.assertRegex(self.hand_over(odin), "handed over 1 clients")
+        live, message = client.receive(), client.receive()
+        self.assertEqual((live["status"], live["epoch"]), ("live", client.welcome["epoch"]))
+        self.assertEqual((live["offset"], message["offset"], message["n"]), (1, 2, 2))
 
 
 class ClientTests(HandoverTestCase):
