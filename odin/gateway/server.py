@@ -138,8 +138,8 @@ class Gateway(Service):
             await (port.stopListening() or succeed(None))
         for closing in self._close_others():
             await closing
-        self._hub.flush()
-        told = await drain(reactor, self.sessions(), self.stop_timeout_s * _DRAIN_SHARE)
+        drain_s = self.stop_timeout_s * _DRAIN_SHARE
+        told = await drain(reactor, self._hub, self.sessions(), drain_s)
         while factory.connections and reactor.seconds() < stop_at:
             await deferLater(reactor, 0.02)
         stop_at = min(stop_at, reactor.seconds() + _ANSWER_S)

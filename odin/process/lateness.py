@@ -52,7 +52,7 @@ class Limit:
         self._limit_s = limit_s
         self._expired = expired
         self._clock: Callable[[], float] = reactor.seconds
-        self._began_at = self._clock()
+        self._began_at: float = self._clock()
         self._lateness = Lateness(_TICK_S, self._clock)
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor

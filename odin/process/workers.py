@@ -82,7 +82,7 @@ class Worker(ProcessProtocol):
         self.last_report: Report | None = None
         self.metrics: list[Family] = []  # as it told them last
         self.began_at: float = reactor.seconds()
-        self.heard_at = self.began_at
+        self.heard_at: float = self.began_at
         self.events: list[Callable[[str, Any], None]] = []
         self.over: Deferred[None] = Deferred()
         self._keeper = keeper
