@@ -175,7 +175,8 @@ def make_fleet(
         fleet.addService(inner_listener(config, pages, reactor))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
-    signals.graceful(reactor, on_hangup=upgrades.upgrade)
+    at_once = broker.abandon if broker is not None else None
+    signals.graceful(reactor, on_hangup=upgrades.upgrade, at_once=at_once)
     return fleet
 
 

@@ -197,7 +197,9 @@ class NatsBus(Service):
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("draining NATS: {error}", error=error)
         if client is not None and not client.is_closed:
-            await client.close()  # first: a task can miss its cancellation, but not this
+            # its transport's future is cancelled, not we, if the broker goes in this instant
+            with contextlib.suppress(asyncio.CancelledError):
+                await client.close()  # first: a task can miss its cancellation, but not this
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
