@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from twisted.application.service import MultiService
@@ -100,9 +101,24 @@ class TopService(MultiService):
         _or_exit(super().startService)
 
 
+class StartFailed(Exception):
+    """The server cannot start; the text says why.
+
+    An Exception, for then twistd removes its pid file, and as a daemon tells the process that
+    waits for the start. A SystemExit would leave both.
+    """
+
+
 def _or_exit(start: "Callable[[], None]") -> None:
-    """Start, or end the process with one clear line."""
+    """Start, or let the process end with one clear line and status 1. Raises: StartFailed."""
     try:
         start()
     except CannotListenError as error:
-        raise SystemExit(f"odin: {listeners.reason_of(error)}") from None
+        sys.excepthook = _say
+        raise StartFailed(listeners.reason_of(error)) from None
+
+
+def _say(_kind: object, error: BaseException, _where: object) -> None:
+    """What Python does with an exception that nobody catches, without the traceback."""
+    sys.stderr.write(f"odin: {error}\n")
+    sys.stderr.flush()

@@ -1,8 +1,8 @@
 """A folder for the embedded broker's messages: gone when nobody uses it any more.
 
 Each holds a file that is locked (flock(2)) by the supervisor and by the broker, which inherits the
-descriptor: the kernel lets go of the lock when both are dead, however they died. A start removes the
-folders of this user whose lock is free.
+descriptor: the kernel lets go of the lock when both are dead, however they died. A start removes
+the folders of this user whose lock is free.
 """
 
 import contextlib
