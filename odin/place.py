@@ -5,7 +5,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -17,8 +18,6 @@ from odin.process.shared import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from twisted.internet.defer import Deferred
 
 _log = Logger()
 
@@ -84,7 +83,10 @@ def warn_of_descriptors(config: Config, workers: int) -> None:
 
 
 class TopService(MultiService):
-    """What twistd runs: a server, or the supervisor of several."""
+    """What twistd runs: a server, or the supervisor of several.
+
+    Its services stop one after the other, the last one first.
+    """
 
     log_observer: ILogObserver | None = None
 
@@ -99,6 +101,14 @@ class TopService(MultiService):
 
     def startService(self) -> None:
         _or_exit(super().startService)
+
+    def stopService(self) -> "Deferred[None]":
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
 
 
 class StartFailed(Exception):

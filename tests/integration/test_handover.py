@@ -400,6 +400,18 @@ class CrashTests(BrokenTestCase):
             self.assertMoved(crowd)
             self.assertWhole(crowd, ticker.stop())
 
+    def test_market(self) -> None:
+        """The market of `--demo` goes on with the worker that has kept its clients."""
+        self.fleet = odin = self.start_fleet("--demo")
+        for _ in range(10):  # some of them at the worker that has the market
+            self.client(odin=odin).receive()
+        took = '            self._channel.send("took", '
+        said = self.broken("process/handover.py", took, "            os._exit(4), (")
+        self.assertIn("the new worker 0 failed half-way", said)
+        late = self.client(odin=odin)
+        for _ in range(5):
+            late.receive()
+
     def test_another_old_one_dies(self) -> None:
         """While one slot hands over the old worker of another is killed, and replaced by one that
         has not recorded: nothing may be repeated; what has not moved stays where it is."""
