@@ -13,6 +13,7 @@ from twisted.python.components import Componentized
 
 from odin import config as settings
 from odin.config import Config
+from odin.errors import ConfigError
 from odin.process import descriptors, listeners, systemd
 from odin.process.shared import SharedMemory
 
@@ -124,8 +125,13 @@ def _or_exit(start: "Callable[[], None]") -> None:
     try:
         start()
     except CannotListenError as error:
-        sys.excepthook = _say
-        raise StartFailed(listeners.reason_of(error)) from None
+        failed = StartFailed(listeners.reason_of(error))
+    except ConfigError as error:
+        failed = StartFailed(str(error))
+    else:
+        return
+    sys.excepthook = _say
+    raise failed
 
 
 def _say(_kind: object, error: BaseException, _where: object) -> None:

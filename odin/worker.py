@@ -201,7 +201,7 @@ def main() -> None:
     options.parent = parent
     options.parseOptions(begin.arguments)
     globalLogBeginner.beginLoggingTo(
-        [logs.observer(options["log-format"], begin.log_file, begin.worker)],
+        [logs.observer(options["log-format"], begin.log_file, begin.worker, *descriptors[1:])],
         redirectStandardIO=False,
     )
     from twisted.internet import reactor as installed  # noqa: PLC0415 - by the options

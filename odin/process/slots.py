@@ -16,6 +16,7 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.sockets: list[socket.socket] = []
+        self.log: int | None = None  # the log file, opened before the process gave up its rights
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self.leaving: list[Worker] = []  # who have handed over, and are about to end

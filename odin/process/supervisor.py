@@ -19,6 +19,8 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from odin import logs
+from odin.errors import ConfigError
 from odin.process import listeners, systemd
 from odin.process.broker import Broker
 from odin.process.channel import content
@@ -94,7 +96,14 @@ class Supervisor(Service, Keeper):
     # -- its life
 
     def privilegedStartService(self) -> None:
-        """Raises: CannotListenError."""
+        """Raises: CannotListenError, ConfigError."""
+        for slot in self.slots:
+            path = self._log_file(slot.number)
+            if path is not None:
+                try:
+                    slot.log = logs.open_file(path)
+                except OSError as error:
+                    raise ConfigError(f"cannot write the log {path}: {error.strerror}") from None
         found, self._kept = self._open_sockets()
         for number, slot in enumerate(self.slots):
             if self._kept or number == 0:  # all accept from systemd's
@@ -165,7 +174,7 @@ class Supervisor(Service, Keeper):
             cell=cell,
             successor=successor,
         )
-        worker = Worker(self._reactor, self, begin, self.shared.descriptor)
+        worker = Worker(self._reactor, self, begin, self.shared.descriptor, slot.log)
         self._cells.remove(cell)
         return worker
 

@@ -69,7 +69,10 @@ class Worker(ProcessProtocol):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, keeper: Keeper, begin: Begin, shared: int) -> None:
+    def __init__(
+        self, reactor: Any, keeper: Keeper, begin: Begin, shared: int, log: int | None = None
+    ) -> None:
+        """`shared`, `log`: descriptors of the shared memory and of the log file."""
         self.number = begin.worker
         self.cell = begin.cell
         self.successor = begin.successor
@@ -93,7 +96,7 @@ class Worker(ProcessProtocol):
         self._channel = Channel(reactor, ours, self._received, self._hung_up)
         try:
             with theirs:
-                self._channel.send("begin", begin, [shared])
+                self._channel.send("begin", begin, [shared] if log is None else [shared, log])
                 self._process = self._spawn(theirs)
         except Exception:
             self.running = False
