@@ -50,8 +50,9 @@ class FleetAnswers:
             return "draining"
         if supervisor.missing == len(supervisor.slots):
             return "no worker listens"
-        if not any(each.worker and each.worker.last_report and each.worker.last_report.ready
-                   for each in supervisor.slots):  # fmt: skip
+        living = [each for slot in supervisor.slots for each in slot.living()]
+        reports = [each.last_report for each in living if each.listening]
+        if not any(report is not None and report.ready for report in reports):
             return "no worker is ready"
         return None
 
@@ -174,7 +175,8 @@ def make_fleet(
         fleet.addService(inner_listener(config, pages, reactor))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
-    signals.graceful(reactor, on_hangup=upgrades.upgrade)
+    at_once = broker.abandon if broker is not None else None
+    signals.graceful(reactor, on_hangup=upgrades.upgrade, at_once=at_once)
     return fleet
 
 

@@ -14,6 +14,8 @@ from odin.process.memory import usage
 
 _LIBRARIES: Final = ("Twisted", "autobahn", "nats-py", "msgspec", "prometheus-client", "PyJWT")
 
+NOT_LISTENING: Final = "not listening"
+
 
 class Edge(Protocol):
     """What is asked of the WebSocket factory."""
@@ -60,11 +62,11 @@ class Status:
         """Why no new client should be sent here; None if all is well."""
         if self._edge.draining:
             return "draining"
-        if not self.listening:
-            return "not listening"
         bus = self._bridge.bus
         if not bus.connected:
             return f"{bus.kind} is not connected{': ' * bool(bus.trouble)}{bus.trouble}"
+        if not self.listening:
+            return NOT_LISTENING
         return None
 
     def tasks(self) -> int:

@@ -241,7 +241,8 @@ class NatsBus(Service):
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("draining NATS: {error}", error=error)
         if client is not None and not client.is_closed:
-            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            failures = (*_FAILURES, asyncio.CancelledError)  # of its transport, not of ourselves
+            with contextlib.suppress(*failures):
                 await asyncio.wait_for(client.close(), _DRAIN_TIMEOUT_S)
         for _ in range(_END_TRIES):
             if task is None or task.done():
