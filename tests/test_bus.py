@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from odin.bus.bridge import Bridge
-from odin.bus.interfaces import IBus, IReceiver
+from odin.bus.interfaces import IBus, IReceiver, Stored
 from odin.bus.memory import MemoryBus
 from odin.bus.nats import NatsBus
 from odin.bus.overlap import digest_of
@@ -80,7 +80,7 @@ class BridgeTests(SynchronousTestCase):
             self.bridge.received("a.\udcff", b'{"nonce":"n"}')
         self.bridge.received("a.b", b'{"nonce":"n"}')
         self.bridge.remember("a.\udcff", b"{}", 7, ring=False)
-        self.assertIsNone(self.bridge.encoded("a.\udcff", b"{}", 7))
+        self.assertEqual(self.bridge.encoded([Stored("a.\udcff", b"{}", 7)]), [])
         self.assertEqual(self.bridge.malformed, 3)
         self.assertEqual([channel for channel, *_ in self.hub.delivered], ["a.b"])
         self.assertNotEqual(digest_of("a.\udcff", b"p"), digest_of("a.\udcfe", b"p"))

@@ -14,13 +14,7 @@ TOP = (
     "tap", "demo", "metrics", "status", "logs", "tools",
 )  # fmt: skip
 ONLY = {
-    "nats": (
-        "odin/bus/nats.py",
-        "odin/bus/connecting.py",
-        "odin/bus/reading.py",
-        "odin/bus/jetstream.py",
-        "benchmarks/",
-    ),
+    "nats": ("odin/bus/", "benchmarks/"),
     "jwt": ("odin/access/tokens.py",),
     "autobahn": ("odin/gateway/", "benchmarks/"),
     "prometheus_client": ("odin/metrics.py",),

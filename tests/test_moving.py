@@ -19,8 +19,10 @@ from odin.delivery.backlog import Backlog
 from odin.gateway import moving
 from odin.gateway import transport as transport_module
 from odin.gateway.moving import Batch, Mover
+from odin.gateway.outflow import Outflow
 from odin.gateway.resting import RestingProtocol
 from odin.gateway.session import Session
+from odin.gateway.subscribing import Subscriber
 from odin.gateway.transport import Transport
 from tests.connections import SECRET, Server, frame, frames, head
 from tests.test_transport import NotingReactor
@@ -513,11 +515,12 @@ class ArrivalTests(MovingTestCase):
 class PrivateNamesTests(SynchronousTestCase):
     def test_ours(self):
         """What is carried over, and may be all there is, of Session and Backlog."""
+        slots = {*Session.__slots__, *Subscriber.__slots__}
         for name in ("_explicit", "_warned", "_tat", "_offences", "awaiting", "opened_at"):
-            self.assertIn(name, Session.__slots__)
+            self.assertIn(name, slots)
         carried = {"_explicit", "_warned", "_tat", "_offences", "identity", "number", "opened_at"}
-        self.assertEqual(set(Session.__slots__) - carried, {"_context", "awaiting"})
-        self.assertIn("_backlog", Session.__mro__[1].__slots__)
+        self.assertEqual(slots - carried, {"_context", "_line", "awaiting"})
+        self.assertIn("_backlog", Outflow.__slots__)
         self.assertIn("_perMessageCompress", RestingProtocol.__slots__)
         state = {"_chunks", "_entries", "conflating", "skipped", "_names", "_from", "_to"}
         self.assertEqual(set(Backlog.__slots__) - state, {"_after", "_number", "size"})

@@ -19,7 +19,7 @@ reply echoes):
     -> {"type":"auth","token":".."}
     <- {"type":"auth_ack","userId","expiresAt"}
     -> {"type":"publish","channel":"..","data":<any JSON>}
-    <- {"type":"publish_ack"}
+    <- {"type":"publish_ack","offset"?,"epoch"?}
     <- {"type":"error","code","message","retryAfterMs"?}                       the connection stays
 
 Server to client, unasked:
@@ -221,8 +221,11 @@ class AuthAck(Reply, tag="auth_ack", frozen=True, kw_only=True, gc=False):
     expiresAt: int
 
 
-class PublishAck(Reply, tag="publish_ack", frozen=True, gc=False):
-    pass
+class PublishAck(Reply, tag="publish_ack", frozen=True, kw_only=True, gc=False):
+    """With JetStream: where the message is in the feed."""
+
+    offset: int | None = None
+    epoch: str | None = None
 
 
 class Error(Reply, tag="error", frozen=True, kw_only=True, gc=False):

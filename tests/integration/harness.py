@@ -37,12 +37,17 @@ _T = TypeVar("_T")
 
 
 def eventually(look: Callable[[], _T], what: str = "it", within_s: float = PATIENCE_S) -> _T:
-    """The first true value of `look()`; fails if none came in time."""
+    """The first true value of `look()`; fails if none came in time.
+
+    Looks less and less often, so that servers which have to answer are not kept busy by it.
+    """
     stop_at = time.monotonic() + within_s
+    pause_s = 0.01
     while not (value := look()):
         if time.monotonic() > stop_at:
             raise AssertionError(f"{what} did not happen; the last look gave {value!r}")
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(0.05, pause_s * 1.2)
     return value
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from websockets.sync.client import unix_connect
 
-from tests.integration.clients import HANDSHAKE, PATIENCE_S, Client, Wire
+from tests.integration.clients import HANDSHAKE, PATIENCE_S, Client, Wire, trusting
 from tests.integration.harness import MEMORY, Odin, OdinTestCase, eventually, program
 from tests.integration.test_start import StartTestCase
 
@@ -45,26 +45,21 @@ class TlsTests(OdinTestCase):
         folder = Path(tempfile.mkdtemp())
         key, cert = certificate(folder)
         self.context = ssl.create_default_context(cafile=str(cert))
+        self.threads_context = trusting(cert)
         endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={cert}"
         self.server = self.start(*MEMORY, "--endpoint", endpoint, **self.environment)
         self.port = int(self.server.says(r"Odin listens at ssl:[\d.]+:(\d+)")[1])
 
     def secure(self) -> Client:
-        client = Client(f"127.0.0.1:{self.port}", ssl=self.context)
+        client = Client(f"127.0.0.1:{self.port}", ssl=self.threads_context)
         self.addCleanup(client.close)
         return client
 
     def wire(self, odin: Odin | None = None, receive_buffer: int = 0) -> Wire:
-        wire = super().wire(odin or self.server, receive_buffer)
-        if odin is None:
-            wire.close()
-            wire.socket = socket.socket()
-            if receive_buffer:
-                wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            wire.socket.settimeout(PATIENCE_S)
-            wire.socket.connect(("127.0.0.1", self.port))
-            wire.socket = self.context.wrap_socket(wire.socket, server_hostname="127.0.0.1")
-            wire._stream = wire.socket.makefile("rb")
+        if odin is not None:
+            return super().wire(odin, receive_buffer)
+        wire = Wire(f"127.0.0.1:{self.port}", receive_buffer, self.context)
+        self.addCleanup(wire.close)
         return wire
 
     def publish(self, first: int, count: int) -> None:

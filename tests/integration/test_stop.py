@@ -37,7 +37,7 @@ class StopTests(OdinTestCase):
 
     def test_clients_are_told(self) -> None:
         """Every client gets what waits, then 1012 with a machine word."""
-        odin = self.start()
+        odin = self.start(SERVER_SHUTDOWN_TIMEOUT="6")
         clients = [self.client(odin=odin) for _ in range(20)]
         for n in range(10):
             odin.publish("a.b", {"n": n})

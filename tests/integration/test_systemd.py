@@ -30,6 +30,7 @@ class Unit(Process):
         self._told.bind(str(where))
         environment = {
             "JWT_SECRET": SECRET, "NOTIFY_SOCKET": str(where), "WATCHDOG_USEC": "400000",
+            "SERVER_SHUTDOWN_TIMEOUT": "5",
         }  # fmt: skip
         command = [program("twistd"), "-n", "--pidfile=", "odin", "--host", "127.0.0.1", *options]
         if port is not None:
