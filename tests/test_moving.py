@@ -18,6 +18,7 @@ from odin.delivery import backlog as backlog_module
 from odin.delivery.backlog import Backlog
 from odin.gateway import moving
 from odin.gateway import transport as transport_module
+from odin.gateway.answering import Answering
 from odin.gateway.moving import Batch, Mover
 from odin.gateway.outflow import Outflow
 from odin.gateway.resting import RestingProtocol
@@ -585,7 +586,7 @@ class ArrivalTests(MovingTestCase):
 class PrivateNamesTests(SynchronousTestCase):
     def test_ours(self):
         """What is carried over, and may be all there is, of Session and Backlog."""
-        slots = {*Session.__slots__, *Subscriber.__slots__}
+        slots = {*Session.__slots__, *Subscriber.__slots__, *Answering.__slots__}
         for name in ("_explicit", "_warned", "_tat", "_offences", "awaiting", "opened_at"):
             self.assertIn(name, slots)
         carried = {"_explicit", "_warned", "_tat", "_offences", "identity", "number", "opened_at"}
