@@ -54,7 +54,10 @@ class Client:
         if token:
             options["additional_headers"] = {"Authorization": f"Bearer {token}"}
         options = {"proxy": None, "ping_interval": None, "max_size": None} | options
-        scheme = "wss" if "ssl" in options else "ws"
+        scheme = "ws"
+        if "ssl" in options:
+            scheme = "wss"
+            assert options["ssl"].maximum_version == ssl.TLSVersion.TLSv1_2, trusting.__doc__
         self.socket = connect(
             f"{scheme}://{host}{path}", open_timeout=PATIENCE_S, close_timeout=1, **options
         )
