@@ -45,7 +45,7 @@ def endpoint_of(text: str, reactor: Any, *, shared: bool) -> IStreamServerEndpoi
     try:
         return cast("IStreamServerEndpoint", serverFromString(reactor, text))
     except (ImportError, AttributeError):
-        raise ConfigError(f"--endpoint {text}: TLS needs: pip install odin[tls]") from None
+        raise ConfigError(f"--endpoint {text}: TLS needs: pip install 'odin-fanout[tls]'") from None
     except Exception as error:  # ValueError, OSError, or whatever OpenSSL and the plugins raise
         raise ConfigError(f"--endpoint {text}: {error or type(error).__name__}") from None
 

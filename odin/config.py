@@ -1,5 +1,6 @@
 """Settings: each with its default, its unit and what is allowed. `odin.loading` fills them in."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
@@ -159,6 +160,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def uses_memory_bus(config: Config) -> bool:
     """Whether messages stay in this process: no broker is configured."""
     return config.nats.url.strip() in ("", "memory://")
+
+
+def worker_count(config: Config) -> int:
+    """How many worker processes there are to be; 0 = this process does it all."""
+    wanted = config.server.workers
+    if wanted == "auto":
+        return len(os.sched_getaffinity(0))
+    return wanted or int(config.nats.embedded)
 
 
 def listens_plain(config: Config) -> bool:

@@ -2,6 +2,8 @@
 
 OdinError
 ├── ConfigError                 a bad setting; stops the start
+├── BrokerError                 the broker, or its stream, does not do what Odin needs of it
+├── BadFile                     a file of a setting; stops the start, later it is tried again
 ├── RequestError                a client's request cannot be done: an `error` message
 │   ├── BadRequest              bad_request
 │   │   ├── NotJSON             bad_request
@@ -27,6 +29,20 @@ class OdinError(Exception):
 
 class ConfigError(OdinError):
     """A setting that cannot be used; the text names source, key, value and what is allowed."""
+
+
+class BrokerError(OdinError):
+    """What the broker, or its stream, does not do; the text is for operators."""
+
+
+class BadFile(OdinError, OSError):
+    """A file that a setting names, and that cannot be used: `key`, `path`, and `why`."""
+
+    def __init__(self, key: str, path: str, why: str) -> None:
+        super().__init__(f"{key}: {path!r}: {why}")
+        self.key = key
+        self.path = path
+        self.why = why
 
 
 class RequestError(OdinError):

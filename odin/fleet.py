@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from odin import logs
-from odin.config import Config
+from odin.bus.addresses import loopback
+from odin.config import Config, worker_count
 from odin.inner import inner_listener, inner_pages
-from odin.loading import embedded_address, worker_count
 from odin.metrics import exposition
 from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
 from odin.process import memory, signals, systemd
@@ -50,8 +50,9 @@ class FleetAnswers:
             return "draining"
         if supervisor.missing == len(supervisor.slots):
             return "no worker listens"
-        if not any(each.worker and each.worker.last_report and each.worker.last_report.ready
-                   for each in supervisor.slots):  # fmt: skip
+        living = [each for slot in supervisor.slots for each in slot.living()]
+        reports = [each.last_report for each in living if each.listening]
+        if not any(report is not None and report.ready for report in reports):
             return "no worker is ready"
         return None
 
@@ -136,7 +137,7 @@ def make_fleet(
     count = worker_count(config)
     node = node_name(config)
     answers = FleetAnswers(node)
-    address = embedded_address(config.nats.url) if config.nats.embedded else None
+    address = loopback(config.nats.url) if config.nats.embedded else None
     broker = None
     if address is not None:
         broker = Broker(reactor, address, jetstream=bool(config.nats.jetstream.stream))
@@ -174,7 +175,8 @@ def make_fleet(
         fleet.addService(inner_listener(config, pages, reactor))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
-    signals.graceful(reactor, on_hangup=upgrades.upgrade)
+    at_once = broker.abandon if broker is not None else None
+    signals.graceful(reactor, on_hangup=upgrades.upgrade, at_once=at_once)
     return fleet
 
 

@@ -1,22 +1,21 @@
-"""Settings from file, environment and options; each validated once.
+"""Settings from file, environment and options; each value that is given is validated.
 
 Precedence, highest first: command line, environment, file, default. A value that cannot be used
 stops the start with one line that names where it came from, its key, the value and what is
-allowed.
+allowed: also a value that another one overrides.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_network
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from odin.access.tokens import ASYMMETRIC, HMAC
+from odin import checks
+from odin.bus import addresses
 from odin.config import (
     Auth,
     Config,
@@ -28,10 +27,8 @@ from odin.config import (
     Section,
     Server,
     Websocket,
-    uses_memory_bus,
 )
 from odin.errors import ConfigError
-from odin.wire.subjects import is_pattern
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "server": Server,
@@ -56,11 +53,18 @@ _ALIASES: Final = {
     "REQUIRE_AUTH": "auth.requireAuth",
     "ENABLE_PROMETHEUS": "metrics.enablePrometheus",
 }
-_MIN_SECRET_BYTES: Final = 32  # RFC 7518 3.2: a key as long as the hash, for HS256
-_SAMPLE_WORDS: Final = (
-    "changeme", "change-me", "change_me", "change this", "change-this", "your-", "your_",
-    "example", "sample", "placeholder", "default-secret", "super-secret", "supersecret", "insecure",
-)  # fmt: skip
+
+
+class _Given(NamedTuple):
+    """One value of a setting, before it is looked at."""
+
+    value: Any
+    source: str
+    is_text: bool  # to be parsed
+
+
+_NOT_GIVEN: Final = _Given(None, "default", is_text=False)
+_Values = dict[str, list[_Given]]  # of each key; the last one counts
 
 
 def load(
@@ -78,18 +82,22 @@ def load(
     """
     environment = os.environ if environment is None else environment
     production = _production(environment)
-    values: dict[str, tuple[Any, str, bool]] = {}  # key -> value, source, is text to be parsed
+    values: _Values = {}
+
+    def give(key: str, value: Any, source: str, *, is_text: bool = True) -> None:
+        values.setdefault(key, []).append(_Given(value, source, is_text))
+
     if path is not None:
         for key, value in _from_file(path).items():
-            values[key] = value, path, False
-    for key, (value, name) in _from_environment(environment).items():
-        values[key] = value, f"environment {name}", True
+            give(key, value, path, is_text=False)
+    for key, value, name in _from_environment(environment):
+        give(key, value, f"environment {name}")
     for key, value in (options or {}).items():
-        values[key] = value, "command line", True
-    embedded = str(values.get("nats.embedded", ("",))[0]).lower() in ("true", "yes", "on", "1")
-    # the file's broker is not for a demo
-    if demo and not embedded and values.get("nats.url", (None, path))[1] == path:
-        values["nats.url"] = "", "--demo", False
+        give(key, value, "command line")
+    embedded, url = (values.get(key, [_NOT_GIVEN])[-1] for key in ("nats.embedded", "nats.url"))
+    has_broker = str(embedded.value).lower() in ("true", "yes", "on", "1")
+    if demo and not has_broker and url.source in (path, "default"):
+        give("nats.url", "", "--demo")  # the file's broker is not for a demo
     sections: dict[str, Any] = {
         name: _section(name, section, values) for name, section in _SECTIONS.items()
     }
@@ -101,9 +109,13 @@ def load(
         demo=demo,
         echo=echo,
         endpoints=tuple(endpoints),
-        sources={key: source for key, (_value, source, _text) in values.items()},
+        sources={key: given[-1].source for key, given in values.items()},
     )
-    _check(config)
+
+    def refuse(key: str, value: Any, allowed: str) -> NoReturn:
+        _refuse(config.sources.get(key, "default"), key, value, allowed)
+
+    checks.check(config, refuse)
     return config
 
 
@@ -186,12 +198,13 @@ def _take_section(path: str, section: str, content: Any, values: dict[str, Any])
             values[full] = value
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    values = {
-        key: (environment[name], name)
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(key, text, name of the variable) of all that are set; the last of a key counts."""
+    values = [
+        (key, environment[name], name)
         for name, key in environment_names().items()
         if name in environment
-    }
+    ]
     secret_file = environment.get("JWT_SECRET_FILE")
     if secret_file:
         try:
@@ -200,25 +213,29 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, st
             raise ConfigError(
                 f"environment JWT_SECRET_FILE: {secret_file!r} cannot be read: {error}"
             ) from None
-        values["auth.jwtSecret"] = secret, "JWT_SECRET_FILE"
+        values.append(("auth.jwtSecret", secret, "JWT_SECRET_FILE"))
     return values
 
 
-def _section(
-    name: str, struct: type[Section], values: Mapping[str, tuple[Any, str, bool]]
-) -> Section:
+def _section(name: str, struct: type[Section], values: _Values) -> Section:
+    """The section with the last value of each setting; all of them are checked."""
     settings: dict[str, Any] = {}
     for each in msgspec.structs.fields(struct):
         key = f"{name}.{each.encode_name}"
-        if key not in values:
-            continue
-        value, source, is_text = values[key]
-        try:
-            parsed = _parsed(value, each.type) if is_text else value
-            settings[each.name] = msgspec.convert(parsed, each.type, strict=not is_text)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{source}: {key}: {_shown(key, value)}: {error}") from None
+        for value, source, is_text in values.get(key, ()):
+            try:
+                parsed = _parsed(value, each.type) if is_text else value
+                setting = msgspec.convert(parsed, each.type, strict=not is_text)
+            except msgspec.ValidationError as error:
+                _refuse(source, key, value, str(error))
+            if problem := checks.problem(key, setting):
+                _refuse(source, key, *problem)
+            settings[each.name] = setting
     return struct(**settings)
+
+
+def _refuse(source: str, key: str, value: Any, allowed: str) -> NoReturn:
+    raise ConfigError(f"{source}: {key}: {_shown(key, value)}: {allowed}")
 
 
 def _parsed(text: Any, wanted: Any) -> Any:
@@ -244,7 +261,7 @@ def _parsed(text: Any, wanted: Any) -> Any:
 def _shown(key: str, value: Any) -> str:
     """A value as it may be printed: secrets masked, credentials in a URL too."""
     if key == "nats.url" and isinstance(value, str):
-        return json.dumps(",".join(map(_without_credentials, value.split(","))))
+        return json.dumps(addresses.masked(value))
     misspelt = key not in _KEYS and key.startswith(
         ("auth.", "nats.")
     )  # may be a secret all the same
@@ -252,100 +269,3 @@ def _shown(key: str, value: Any) -> str:
         return '"********"'
     text = json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _without_credentials(url: str) -> str:
-    scheme, mark, rest = url.rpartition("://")
-    _credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{mark}********@{host}" if at else url
-
-
-def _check(config: Config) -> None:
-    """What one value alone does not show. Raises: ConfigError."""
-    auth, sources = config.auth, config.sources
-
-    def refuse(key: str, value: Any, allowed: str) -> None:
-        source = sources.get(key, "default")
-        raise ConfigError(f"{source}: {key}: {_shown(key, value)}: {allowed}")
-
-    for key, patterns in (
-        ("nats.subjects", config.nats.subjects),
-        ("nats.jetstream.subjects", config.nats.jetstream.subjects),
-        ("delivery.conflate", config.delivery.conflate),
-    ):
-        for pattern in patterns:
-            if not is_pattern(pattern):
-                refuse(key, pattern, "not a NATS subject (a.b, a.*, a.>)")
-    _check_workers(config, refuse)
-    if config.nats.jetstream.stream and uses_memory_bus(config) and not config.demo:
-        refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
-    for network in config.server.trusted_proxies:
-        if not _holds(ip_network, network, strict=False):
-            refuse("server.trustedProxies", network, "an address or network (10.0.0.0/8)")
-    for algorithm in auth.algorithms:
-        if algorithm not in HMAC | ASYMMETRIC:
-            refuse("auth.algorithms", algorithm, f"one of {', '.join(sorted(HMAC | ASYMMETRIC))}")
-    reserved = ("/", "/health", "/livez", "/readyz", "/stats", "/publish", "/auth/token")
-    if config.websocket.path in reserved:
-        refuse("websocket.path", config.websocket.path, "is taken by another endpoint")
-    if config.metrics.metrics_path in (*reserved, config.websocket.path):
-        refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
-    if auth.require_auth and config.production:
-        _check_secret(auth, refuse)
-
-
-def _check_workers(config: Config, refuse: Callable[[str, Any, str], None]) -> None:
-    workers, nats = config.server.workers, config.nats
-    if nats.embedded and uses_memory_bus(config):
-        refuse("nats.embedded", True, "needs the address it is to listen at: nats.url")
-    if nats.embedded and embedded_address(nats.url) is None:
-        refuse("nats.url", nats.url, "an embedded server listens at one loopback address only")
-    if worker_count(config) > 1:
-        if uses_memory_bus(config):
-            refuse(
-                "server.workers", workers, "workers need NATS between them: nats.url, or "
-                "--embedded-nats to have one started",
-            )  # fmt: skip
-        for endpoint in config.endpoints:
-            if endpoint.startswith("unix:"):
-                refuse("--endpoint", endpoint, "workers cannot share a UNIX socket")
-
-
-def worker_count(config: Config) -> int:
-    """How many worker processes there are to be; 0 = this process does it all."""
-    wanted = config.server.workers
-    if wanted == "auto":
-        return len(os.sched_getaffinity(0))
-    return wanted or int(config.nats.embedded)
-
-
-def embedded_address(url: str) -> tuple[str, int] | None:
-    """(address, port) for an embedded nats-server; None if the URL is not one loopback address."""
-    try:
-        parts = urlsplit(url if "//" in url else f"nats://{url}")
-        host, port = parts.hostname or "", parts.port or 4222
-    except ValueError:
-        return None
-    if parts.scheme != "nats" or parts.username or "," in url:
-        return None
-    return ("127.0.0.1", port) if host in ("localhost", "127.0.0.1") else None
-
-
-def _check_secret(auth: Auth, refuse: Callable[[str, Any, str], None]) -> None:
-    secret = auth.jwt_secret
-    if not secret:
-        if not auth.jwt_public_key and not auth.jwks_url:
-            refuse("auth.jwtSecret", secret, "production with requireAuth needs a secret or a key")
-        return
-    if len(secret.encode()) < _MIN_SECRET_BYTES:
-        refuse("auth.jwtSecret", secret, f"needs at least {_MIN_SECRET_BYTES} bytes")
-    if any(word in secret.lower() for word in _SAMPLE_WORDS) or len(set(secret)) < 8:
-        refuse("auth.jwtSecret", secret, "is a sample, not a secret")
-
-
-def _holds(check: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
-    try:
-        check(*args, **kwargs)
-    except ValueError:
-        return False
-    return True

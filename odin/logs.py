@@ -22,17 +22,40 @@ from odin.wire.messages import encode
 FORMATS: Final = ("text", "json")
 
 
-def observer(format_: str, path: str | None, worker: int | None = None) -> ILogObserver:
+def observer(
+    format_: str, path: str | None, worker: int | None = None, opened: int | None = None
+) -> ILogObserver:
     """An observer for info and above; `path` None or `-` is standard output.
 
-    `worker`: the number of this process, which each line then tells.
+    `worker`: the number of this process, which each line then tells. `opened`: a descriptor of the
+    file, which is taken where this process may not open it.
+
+    Raises: OSError.
     """
-    output: Any = sys.stdout if path in (None, "", "-") else LogFile.fromFullPath(path)
+    output: Any = sys.stdout if path in (None, "", "-") else _file(str(path), opened)
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
     make = _json_observer if format_ == "json" else _text_observer
     inner = make(output, worker)
     filtered: ILogObserver = FilteringLogObserver(inner, [level])
     return filtered
+
+
+def open_file(path: str) -> int:
+    """A descriptor of a log file, to append to. Raises: OSError."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def _file(path: str, opened: int | None) -> Any:
+    """A file that is rotated, where its folder can be written; as Twisted does it."""
+    try:
+        file = LogFile.fromFullPath(path)
+    except OSError:
+        if opened is None:
+            raise
+        return open(opened, "a", encoding="utf-8")
+    if opened is not None:
+        os.close(opened)
+    return file
 
 
 def worker_file(path: str, worker: int) -> str:

@@ -30,6 +30,7 @@ class Moves:
         self._mover = Mover(parts.factory, parts.hub, parts.bridge, parts.context, parts.control)
         self._predecessor = Predecessor(parts.bridge)
         self._odd: set[Session] = set()  # those that cannot be described
+        self._released = False
 
     # -- the old worker
 
@@ -57,14 +58,26 @@ class Moves:
     def stop_recording(self) -> None:
         self._predecessor.stop()
 
-    def live(self) -> bool:
-        """Whether clients here believe that the feed is live."""
-        return self._parts.bridge.live
+    def unbroken(self) -> bool:
+        """Whether all of the feed was received here since the state was given."""
+        return self._predecessor.unbroken
 
     def release(self) -> None:
+        self._released = True
         self._parts.gateway.release_all()
         if self._parts.market is not None and self._parts.market.running:
             self._parts.market.stopService()
+
+    def listens(self) -> None:
+        """This server accepts; again, if a hand-over failed."""
+        if self._released:
+            self._released = False
+            self._start_market()
+
+    def _start_market(self) -> None:
+        market = self._parts.market
+        if market is not None and not market.running:
+            market.startService()
 
     def candidates(self) -> tuple[list[Session], list[Session], list[Session]]:
         """(those who can move now, those who never can, those who cannot yet)."""
@@ -112,7 +125,7 @@ class Moves:
                 moved.append(found[1])
         bridge = self._parts.bridge
         descriptors = [each.protocol.transport.fileno() for each in loose]
-        return loose, Batch(bridge.epoch, bridge.offset, moved), descriptors
+        return loose, Batch(bridge.epoch, bridge.offset, moved, bridge.live), descriptors
 
     def let_go(self, loose: Iterable[Loose]) -> None:
         for each in loose:
@@ -123,7 +136,7 @@ class Moves:
             self._mover.take_back(each)
 
     def drain(self, sessions: Iterable[Session], over_s: float) -> "Deferred[int]":
-        return Deferred.fromCoroutine(drain(self._reactor, sessions, over_s))
+        return Deferred.fromCoroutine(drain(self._reactor, self._parts.hub, sessions, over_s))
 
     # -- the new worker
 
@@ -169,11 +182,9 @@ class Moves:
                 self._log.failure("a client was lost in a hand-over")
                 sock.close()
 
-    def lead(self, *, told_stale: bool = False) -> None:
-        self._parts.follower.lead(told_stale=told_stale)
-        market = self._parts.market
-        if market is not None and not market.running:
-            market.startService()
+    def lead(self, *, unbroken: bool = True) -> None:
+        self._parts.follower.lead(unbroken=unbroken)
+        self._start_market()
 
     def forget(self) -> None:
         self._parts.follower.forget()

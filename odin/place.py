@@ -2,22 +2,23 @@
 
 import secrets
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from odin import config as settings
 from odin.config import Config
+from odin.errors import ConfigError
 from odin.process import descriptors, listeners, systemd
 from odin.process.shared import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from twisted.internet.defer import Deferred
 
 _log = Logger()
 
@@ -83,7 +84,10 @@ def warn_of_descriptors(config: Config, workers: int) -> None:
 
 
 class TopService(MultiService):
-    """What twistd runs: a server, or the supervisor of several."""
+    """What twistd runs: a server, or the supervisor of several.
+
+    Its services stop one after the other, the last one first.
+    """
 
     log_observer: ILogObserver | None = None
 
@@ -99,10 +103,38 @@ class TopService(MultiService):
     def startService(self) -> None:
         _or_exit(super().startService)
 
+    def stopService(self) -> "Deferred[None]":
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
+
+
+class StartFailed(Exception):
+    """The server cannot start; the text says why.
+
+    An Exception, for then twistd removes its pid file, and as a daemon tells the process that
+    waits for the start. A SystemExit would leave both.
+    """
+
 
 def _or_exit(start: "Callable[[], None]") -> None:
-    """Start, or end the process with one clear line."""
+    """Start, or let the process end with one clear line and status 1. Raises: StartFailed."""
     try:
         start()
     except CannotListenError as error:
-        raise SystemExit(f"odin: {listeners.reason_of(error)}") from None
+        failed = StartFailed(listeners.reason_of(error))
+    except ConfigError as error:
+        failed = StartFailed(str(error))
+    else:
+        return
+    sys.excepthook = _say
+    raise failed
+
+
+def _say(_kind: object, error: BaseException, _where: object) -> None:
+    """What Python does with an exception that nobody catches, without the traceback."""
+    sys.stderr.write(f"odin: {error}\n")
+    sys.stderr.flush()

@@ -125,7 +125,9 @@ def merged_health(reports: Sequence[Report], missing: int, own: dict[str, Any]) 
     each = [report.health for report in reports]
     words = {health["status"] for health in each}
     serving = bool(words & {"healthy", "degraded"})
-    connected = bool(each) and all(health["services"]["nats"]["connected"] for health in each)
+    nats = [health["services"]["nats"] for health in each]
+    connected = bool(nats) and all(part["connected"] for part in nats)
+    trouble = next((part["trouble"] for part in nats if "trouble" in part), "")
     well = serving and not missing and words == {"healthy"}
     memory = [health["system"]["memory"] for health in each] + [own["memory"]]
     return {
@@ -140,7 +142,8 @@ def merged_health(reports: Sequence[Report], missing: int, own: dict[str, Any]) 
             "nats": {
                 "status": "connected" if connected else "disconnected",
                 "connected": connected,
-                "bus": each[0]["services"]["nats"]["bus"] if each else "",
+                "bus": nats[0]["bus"] if nats else "",
+                **({"trouble": trouble} if trouble else {}),
             },
         },
         "system": {

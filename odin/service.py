@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.web.resource import Resource
 
 from odin import components
@@ -38,11 +37,11 @@ from odin.place import (
     own_sockets,
     warn_of_descriptors,
 )
-from odin.process import descriptors, reactors, systemd
+from odin.process import descriptors, reactors, signals, systemd
 from odin.process.collector import Collector
 from odin.reports import Report
 from odin.sampling import Sampler, count_at_scrape
-from odin.status import Status
+from odin.status import NOT_LISTENING, Status
 from odin.web.answers import Answer, Answers
 from odin.web.dashboard import Dashboard
 from odin.web.health import Livez, Readyz
@@ -58,17 +57,9 @@ _CROWD_RESERVE: Final = 32  # descriptors that no connection gets
 
 
 class OdinService(TopService):
-    """All of Odin. Its services stop one after the other, the last one first."""
+    """All of Odin."""
 
     parts: "Parts"
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for service in reversed(list(self)):
-            await maybeDeferred(service.stopService)
 
 
 class Parts(NamedTuple):
@@ -237,7 +228,11 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         service.addService(KeyKeeper(verifier, config.auth.jwks_url, reactor))
     if place.worker is None:
         if config.metrics.port is not None:
-            inner["drain"] = DrainPage(reactor, reactor.stop)
+            inner |= {
+                "livez": Livez(),
+                "readyz": Readyz(status),
+                "drain": DrainPage(reactor, lambda: signals.stop(reactor)),
+            }
             service.addService(inner_listener(config, inner, reactor))
         service.addService(systemd.Watchdog(reactor, lambda: True))
         warn_of_descriptors(config, 1)
@@ -255,7 +250,8 @@ def report(service: OdinService, worker: int, pid: int, *, metrics: bool) -> Rep
     return Report(
         worker=worker,
         pid=pid,
-        ready=parts.status.not_ready() is None,
+        # whether it listens the supervisor knows better: two share a place during a hand-over
+        ready=parts.status.not_ready() in (None, NOT_LISTENING),
         connections=parts.factory.connections,
         health=parts.status.health(),
         stats=parts.status.stats(),

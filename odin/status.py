@@ -14,6 +14,8 @@ from odin.process.memory import usage
 
 _LIBRARIES: Final = ("Twisted", "autobahn", "nats-py", "msgspec", "prometheus-client", "PyJWT")
 
+NOT_LISTENING: Final = "not listening"
+
 
 class Edge(Protocol):
     """What is asked of the WebSocket factory."""
@@ -60,10 +62,11 @@ class Status:
         """Why no new client should be sent here; None if all is well."""
         if self._edge.draining:
             return "draining"
+        bus = self._bridge.bus
+        if not bus.connected:
+            return f"{bus.kind} is not connected{': ' * bool(bus.trouble)}{bus.trouble}"
         if not self.listening:
-            return "not listening"
-        if not self._bridge.bus.connected:
-            return f"{self._bridge.bus.kind} is not connected"
+            return NOT_LISTENING
         return None
 
     def tasks(self) -> int:
@@ -72,10 +75,11 @@ class Status:
         return tasks + threading.active_count() + self._edge.connections
 
     def health(self) -> dict[str, Any]:
-        """The body of /health; `status` is healthy, degraded (no broker) or unhealthy."""
+        """The body of /health; `status`: healthy, degraded (not all of the feed), unhealthy."""
         bus = self._bridge.bus
         serving = self.listening and not self._edge.draining
-        status = "unhealthy" if not serving else "healthy" if bus.connected else "degraded"
+        well = bus.connected and not bus.trouble
+        status = "unhealthy" if not serving else "healthy" if well else "degraded"
         memory = usage()
         return {
             "status": status,
@@ -90,6 +94,7 @@ class Status:
                     "status": "connected" if bus.connected else "disconnected",
                     "connected": bus.connected,
                     "bus": bus.kind,
+                    **({"trouble": bus.trouble} if bus.trouble else {}),
                 },
             },
             "system": {

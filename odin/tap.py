@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from odin import __version__, loading, logs
-from odin.config import Config
+from odin.config import Config, worker_count
 from odin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Options(usage.Options):
         if self["print-config"]:
             print(loading.describe(self.config))
             sys.exit(0)
+        self._check_pid_file()
         self._settle_reactor()
 
     def load(self) -> Config:
@@ -129,7 +130,21 @@ class Options(usage.Options):
         parent: dict[str, Any] = self.parent or {}
         if parent.get("logger"):
             return None
-        return logs.observer(self["log-format"], self.log_file())
+        path = self.log_file()
+        try:
+            return logs.observer(self["log-format"], path)
+        except OSError as error:
+            sys.exit(f"odin: cannot write the log {path}: {error.strerror}")
+
+    def _check_pid_file(self) -> None:
+        """twistd writes it, and would end with a traceback if it cannot."""
+        parent: dict[str, Any] = self.parent or {}
+        name = parent.get("pidfile")
+        if not name or parent.get("chroot"):
+            return
+        path = os.path.join(parent.get("rundir") or ".", name)
+        if not os.access(path if os.path.exists(path) else os.path.dirname(path) or ".", os.W_OK):
+            sys.exit(f"odin: cannot write the pid file {name}")
 
     def _settle_reactor(self) -> None:
         from odin.process import reactors  # noqa: PLC0415 - not before it is wanted
@@ -152,7 +167,7 @@ def makeService(options: Options) -> "TopService":
         raise usage.UsageError("this reactor cannot run Odin: use odin or asyncio")
     service: TopService
     try:
-        if loading.worker_count(options.config):
+        if worker_count(options.config):
             from odin.fleet import make_fleet  # noqa: PLC0415 - each its own half of Odin
 
             service = make_fleet(

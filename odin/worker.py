@@ -105,6 +105,8 @@ class Agent:
             sys.stderr.write(f"odin: {reason_of(error)}\n")
             sys.stderr.flush()
             os._exit(1)
+        if number == self._begin.worker:
+            self._moves.listens()
         self._channel.send("listening")
 
     def ask(self, page: str) -> "Deferred[tuple[int, bytes]]":
@@ -199,7 +201,7 @@ def main() -> None:
     options.parent = parent
     options.parseOptions(begin.arguments)
     globalLogBeginner.beginLoggingTo(
-        [logs.observer(options["log-format"], begin.log_file, begin.worker)],
+        [logs.observer(options["log-format"], begin.log_file, begin.worker, *descriptors[1:])],
         redirectStandardIO=False,
     )
     from twisted.internet import reactor as installed  # noqa: PLC0415 - by the options

@@ -81,6 +81,8 @@ class ConfigTests(SynchronousTestCase):
             ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "network"),
             ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
             ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
+            ("NATS_URL", "nats://b:99999", "nats.url", "65535"),
+            ("NATS_URL", "htp://x", "nats.url", "NATS server"),
         ):
             self.refused(name, key, value, allowed, environment={name: value})
         self.refused("ODIN_ENV", environment={"ODIN_ENV": "staging"})
@@ -103,6 +105,27 @@ class ConfigTests(SynchronousTestCase):
         self.refused(broken, "JSON", path=broken)
         self.refused("/nope.json", path="/nope.json")
 
+    def test_refused_though_overridden(self):
+        """A bad value stops the start also where another source wins; the line names its source."""
+        bad = self.file(server={"port": "eighty"}, nats={"subjects": ["a..b"]})
+        port = {"SERVER_PORT": "1", "NATS_SUBJECTS": "a"}
+        self.refused(bad, "server.port", '"eighty"', path=bad, environment=port)
+        self.refused(bad, "server.port", path=bad, options={"server.port": "1"})
+        subjects = self.file(nats={"subjects": ["a..b"]})
+        self.refused(subjects, "nats.subjects", '"a..b"', path=subjects, environment=port)
+        for name, value, key, good in (
+            ("SERVER_PORT", "abc", "server.port", "1"),
+            ("REQUIRE_AUTH", "maybe", "auth.requireAuth", "true"),
+            ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("WEBSOCKET_PATH", "/health", "websocket.path", "/ws"),
+            ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "10.0.0.0/8"),
+            ("NATS_URL", "htp://x", "nats.url", "nats://h"),
+        ):
+            self.refused(name, key, value, environment={name: value}, options={key: good})
+        both = {"REQUIRE_AUTH": "true", "AUTH_REQUIRE_AUTH": "perhaps"}  # two names of one setting
+        self.refused("AUTH_REQUIRE_AUTH", "perhaps", environment=both)
+        self.refused("NATS_URL", "h:x", environment={"NATS_URL": "h:x"}, demo=True)
+
     def test_secrets_are_not_shown(self):
         """Not in --print-config, not in an error, not when the key is misspelt."""
         environment = {"JWT_SECRET": GOOD, "NATS_URL": "nats://u:hidden@h:1,nats://tok@i"}
@@ -111,6 +134,9 @@ class ConfigTests(SynchronousTestCase):
         for secret in (GOOD, "hidden", "tok@"):
             self.assertNotIn(secret, shown)
         self.assertIn("@h:1", shown)
+        for url in ("nats://u:hidd/en@h", "nats://hidd/en@h", "nats://u:hidd,en@h:x"):
+            error = self.refused("NATS_URL", "nats.url", environment={"NATS_URL": url})
+            self.assertNotIn("hidd", error)
         error = self.refused("jwtSecert", path=self.file(auth={"jwtSecert": GOOD}))
         self.assertNotIn(GOOD, error)
 

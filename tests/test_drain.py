@@ -17,7 +17,7 @@ class DrainTests(SynchronousTestCase):
         """Begin to let so many clients go."""
         self.peers = [self.server.open() for _ in range(count)]
         self.sessions = [each.protocol.session for each in self.peers]
-        return Deferred.fromCoroutine(drain(self.clock, self.sessions, over_s))
+        return Deferred.fromCoroutine(drain(self.clock, self.server.hub, self.sessions, over_s))
 
     def gone(self):
         """How many have been let go, or went."""
@@ -36,6 +36,17 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual((notice["type"], notice["afterMs"]), ("reconnect", 1500))
         self.assertEqual(notice["resume"], {"epoch": self.server.bridge.epoch, "offset": 1})
         self.assertEqual(self.told(), [0, 500, 1000, None])
+
+    def test_nothing_is_dropped(self):
+        """What was published until a client is told its position it has got, though it is closed in
+        the same turn."""
+        peer = self.server.open()
+        self.server.bridge.received("a", b"{}")
+        self.sessions = [peer.protocol.session]
+        Deferred.fromCoroutine(drain(self.clock, self.server.hub, self.sessions, 1.0))
+        self.assertEqual(self.gone(), 1)
+        message, notice = peer.messages()
+        self.assertEqual((message["offset"], notice["resume"]["offset"]), (1, 1))
 
     def test_one_after_the_other(self):
         """They are closed evenly over the time, in the order they were told, with 1012."""
@@ -63,7 +74,7 @@ class DrainTests(SynchronousTestCase):
         """One that is gone already is told nothing, and the others go."""
         sessions = [self.server.open().protocol.session for _ in range(2)]
         sessions[0].outlet.connectionLost()
-        done = Deferred.fromCoroutine(drain(self.clock, sessions, 1.0))
+        done = Deferred.fromCoroutine(drain(self.clock, self.server.hub, sessions, 1.0))
         self.clock.pump([0.05] * 20)
         self.assertEqual(self.successResultOf(done), 2)
         self.assertIsNone(sessions[1].outlet)

@@ -132,6 +132,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if client in self.patterns:
             self.hub.resubscribe(client, frozenset(patterns))
             self.patterns[client] = patterns
+            assert client.got + client.waiting == self.expected[client]
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data())

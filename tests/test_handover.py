@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin.process.channel import Channel, content, pair
-from odin.process.handover import PATIENCE_S, Giver, Hello, Taker, Want
+from odin.process.handover import Giver, Hello, Taker, Want
 from tests.test_transport import NotingReactor
 
 
@@ -41,7 +41,7 @@ class Server:
         self.busy, self.stuck, self.done = set(), set(), []
         self.relayed, self.parts, self.late, self.leaving = [], [], False, []
         self.opening = lambda _passed_s: False
-        self.believed_live, self.space = True, 1000
+        self.whole, self.space = True, 1000
 
     def note(self, *what):
         self.done.append(what if len(what) > 1 else what[0])
@@ -66,8 +66,8 @@ class Server:
     def stop_recording(self):
         self.note("stopped")
 
-    def live(self):
-        return self.believed_live
+    def unbroken(self):
+        return self.whole
 
     def release(self):
         self.note("released")
@@ -126,8 +126,8 @@ class Server:
     def settle(self, raw, sockets):
         self.here.update(zip(content(raw), sockets, strict=True))
 
-    def lead(self, *, told_stale=False):
-        self.note("leads" if not told_stale else "leads those who were told stale")
+    def lead(self, *, unbroken=True):
+        self.note("leads" if unbroken else "leads a broken feed")
 
     def forget(self):
         self.note("forgets")
@@ -226,12 +226,12 @@ class BothTests(HandoverTestCase):
         self.reactor.turn(1)
         self.assertIn(("given", 1), self.told)
 
-    def test_told_stale(self):
-        """The new one knows what the clients of the old one were told."""
+    def test_a_broken_feed(self):
+        """The new one knows whether the old one has missed something."""
         self.begin("a")
-        self.old.believed_live = False
+        self.old.whole = False
         self.reactor.turn()
-        self.assertIn("leads those who were told stale", self.new.done)
+        self.assertIn("leads a broken feed", self.new.done)
 
     def test_no_feed_wanted(self):
         """A successor with a numbering of its own gets none."""
@@ -265,7 +265,8 @@ class BothTests(HandoverTestCase):
         self.begin("a", "b")
         self.old.busy = {"b"}
         self.reactor.turn()
-        self.reactor.turn(PATIENCE_S - 0.5)
+        for _ in range(19):
+            self.reactor.turn(0.5)
         self.assertEqual(self.old.leaving, [])
         self.reactor.turn(0.5)
         self.assertEqual(self.old.done[-1], ("drain", ["b"], 0.5))
@@ -311,6 +312,11 @@ class GiverTests(HandoverTestCase):
         self.old = Server(self.clients(*names))
         self.giver = Giver(self.reactor, self.old, self.ours, self.tell)
         self.taker = Puppet(self.reactor, self.theirs)
+
+    def wait(self, seconds):
+        """Time passes, and this process runs all the while."""
+        for _ in range(int(seconds * 10)):
+            self.reactor.turn(0.1)
 
     def follow(self, *steps):
         """Say these, one at a time."""
@@ -412,12 +418,84 @@ class GiverTests(HandoverTestCase):
         self.assertEqual(sorted(self.old.here), names[100:])
 
     def test_enough_without_answer(self):
-        """It does not wait for ever."""
+        """It does not wait for ever: two seconds for the answer, two for the end of the taker."""
         self.begin("a")
         over = self.giver.stop()
-        self.reactor.turn(3)
+        self.wait(2.5)
+        self.assertEqual(self.told, [("stuck", None)])
+        self.assertNoResult(over)
+        self.wait(2.5)
         self.successResultOf(over)
         self.assertKept("a")
+
+    def test_no_answer(self):
+        """At whatever step: the taker is called stuck, and must be dead before anybody is served
+        here who may have been there."""
+        for steps, patience_s in (
+            ((), 5),
+            (("want",), 20),
+            (("want", "synced"), 5),
+            (("want", "synced", "noted"), 5),
+            (("want", "synced", "noted", "room"), 5),
+            (("want", "synced", "noted", "room", "took"), 5),
+        ):
+            self.setUp()
+            self.begin("a")
+            self.follow(*steps)
+            self.wait(patience_s - 0.5)
+            self.assertNotIn(("stuck", None), self.told, steps)
+            self.wait(1)
+            self.assertEqual(self.told[-1], ("stuck", None), steps)
+            on_its_way = steps[-1:] == ("room",)
+            self.assertEqual("a" in self.old.here, not on_its_way and "took" not in steps)
+            for each in self.taker.descriptors:
+                each.close()
+            self.taker.die()
+            self.reactor.turn()
+            self.assertKept(*(() if "took" in steps else ("a",)))
+            self.assertEqual(self.told.count(("stuck", None)), 1)
+
+    def test_it_answers_after_all(self):
+        """What it had acknowledged before it was killed is not served here."""
+        self.begin("a")
+        self.follow("want", "synced", "noted", "room")
+        self.wait(5.5)
+        self.assertEqual(self.told[-1], ("stuck", None))
+        for each in self.taker.descriptors:
+            each.close()
+        self.taker.send("took", 1000)
+        self.taker.die()
+        self.reactor.turn()
+        self.assertKept()
+        self.assertTrue(self.ended("a"))
+
+    def test_a_state_that_nobody_reads(self):
+        """The same while the state is on its way."""
+        self.begin("a")
+        self.old.feed = lambda _fence: [("feed", b"x" * (6 << 20)), ("nonces", [1])]
+        self.taker.channel._reactor.readers.discard(self.taker.channel)  # it stands still
+        self.taker.send("want", Want(b"f"))
+        self.wait(19)
+        self.assertEqual(self.told, [])
+        self.wait(2)
+        self.assertEqual(self.told, [("stuck", None)])
+        self.taker.die()
+        self.reactor.turn()
+        self.assertKept("a")
+
+    def test_it_stood_still_itself(self):
+        """Then the taker, and clients that are not at rest, have their time anew."""
+        self.begin("a", "b")
+        self.old.busy = {"b"}
+        self.follow("want", "synced", "noted", "room")
+        self.reactor.turn(60)
+        self.assertNotIn(("stuck", None), self.told)
+        self.follow("took")
+        self.reactor.turn(60)
+        self.wait(5)
+        self.assertEqual(self.old.leaving, [])
+        self.wait(6)
+        self.assertEqual([names for names, _ in self.old.leaving], [["b"]])
 
     def test_nonsense(self):
         """A message out of turn ends it as if the taker had died, and is logged."""

@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 LAYERS = ("wire", "access", "delivery", "bus", "gateway", "web")
 TOP = (
-    "service", "components", "inner", "moves", "fleet", "worker", "place", "sampling", "loading",
+    "service", "components", "inner", "moves", "fleet", "worker", "place", "sampling", "loading", "checks",
     "tap", "demo", "metrics", "status", "logs", "tools",
 )  # fmt: skip
 ONLY = {
-    "nats": ("odin/bus/nats.py", "odin/bus/reading.py", "odin/bus/jetstream.py", "benchmarks/"),
+    "nats": ("odin/bus/", "benchmarks/"),
     "jwt": ("odin/access/tokens.py",),
     "autobahn": ("odin/gateway/", "benchmarks/"),
     "prometheus_client": ("odin/metrics.py",),

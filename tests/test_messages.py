@@ -100,6 +100,17 @@ class FeedTests(SynchronousTestCase):
             self.assertEqual(self.message(payload), (nonce, expected))
             json.loads(expected)
 
+    def test_only_a_string_or_an_integer_is_a_nonce(self):
+        """Other values are no nonce: two messages with `nonce: true` are no duplicates."""
+        for value, nonce in (
+            (b'"n"', "n"), (b"1", 1), (b"0", 0), (b"-1", -1), (b'"true"', "true"),
+            (b"9007199254740993", 9007199254740993),
+            (b"true", None), (b"false", None), (b"null", None), (b"1.0", None), (b"1e0", None),
+            (b'""', None), (b"{}", None), (b"[1]", None),
+        ):  # fmt: skip
+            got, is_object = m.feed_nonce(b'{"nonce":%b}' % value)
+            self.assertEqual((got, type(got), is_object), (nonce, type(nonce), True), value)
+
     def test_refused(self):
         """What is not JSON in UTF-8 is no message, however deep or odd."""
         for payload in (

@@ -19,8 +19,10 @@ from odin.delivery.backlog import Backlog
 from odin.gateway import moving
 from odin.gateway import transport as transport_module
 from odin.gateway.moving import Batch, Mover
+from odin.gateway.outflow import Outflow
 from odin.gateway.resting import RestingProtocol
 from odin.gateway.session import Session
+from odin.gateway.subscribing import Subscriber
 from odin.gateway.transport import Transport
 from tests.connections import SECRET, Server, frame, frames, head
 from tests.test_transport import NotingReactor
@@ -138,7 +140,7 @@ class MovingTestCase(SynchronousTestCase):
         """(as the old one keeps it, as it arrives at the new one)."""
         loose, moved = peer.server.mover.loosen(peer.session)
         bridge = peer.server.bridge
-        batch = Batch(bridge.epoch, bridge.offset, [moved])
+        batch = Batch(bridge.epoch, bridge.offset, [moved], bridge.live)
         return loose, msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=Batch)
 
     def settle(self, peer, loose, batch):
@@ -411,6 +413,76 @@ class TakeBackTests(MovingTestCase):
         self.assertEqual((status["status"], status["epoch"]), ("live", self.old.bridge.epoch))
 
 
+class StateTests(MovingTestCase):
+    """What a client was told of the feed, and how it is where the client is now."""
+
+    def said(self, peer):
+        """[status of the feed, or offset of a message]"""
+        return [each.get("status") or each["offset"] for each in peer.messages()]
+
+    def stale(self, server):
+        server.bridge.status_changed(False)
+        server.turn()
+
+    def test_told_stale(self):
+        """A client that was told `stale` hears `live`, with its own position, before what it
+        missed."""
+        peer = self.come()
+        self.tell(2)
+        self.stale(self.old)
+        self.assertEqual(self.said(peer), [1, 2, "stale"])
+        loose, batch = self.loosen(peer)
+        self.new.bridge.received("t", b"{}")
+        self.settle(peer, loose, batch)
+        live, message = peer.messages()
+        self.assertEqual((live["status"], live["epoch"]), ("live", self.old.bridge.epoch))
+        self.assertEqual((live["offset"], message["offset"]), (2, 3))
+
+    def test_told_live(self):
+        """One that was told `live` hears `stale` where the broker is away, behind what it missed."""
+        peer = self.come()
+        loose, batch = self.loosen(peer)
+        self.new.bridge.received("t", b"{}")
+        self.stale(self.new)
+        self.settle(peer, loose, batch)
+        self.assertEqual(self.said(peer), [1, "stale"])
+
+    def test_the_same(self):
+        """One that knows already hears nothing."""
+        for stale in (False, True):
+            self.setUp()
+            peer = self.come()
+            for server in (self.old, self.new) if stale else ():
+                self.stale(server)
+            peer.messages()
+            self.move(peer)
+            self.assertEqual(self.said(peer), [])
+
+    def test_another_numbering_that_is_stale(self):
+        """`live` with the numbering comes once it is true."""
+        peer = self.come()
+        self.new.bridge.adopt("other", 70, 70, live=False)
+        self.move(peer)
+        self.assertEqual(self.said(peer), ["stale"])
+        self.new.bridge.status_changed(True)
+        self.new.turn()
+        (live,) = peer.messages()
+        self.assertEqual((live["status"], live["epoch"]), ("live", "other"))
+
+    def test_taken_back(self):
+        """So does one that stays after all."""
+        peer = self.come()
+        loose, _batch = self.loosen(peer)
+        self.stale(self.old)
+        self.old.mover.take_back(loose)
+        self.assertEqual(self.said(peer), ["stale"])
+        loose, _batch = self.loosen(peer)
+        self.old.bridge.status_changed(True)
+        self.old.turn()
+        self.old.mover.take_back(loose)
+        self.assertEqual(self.said(peer), ["live"])
+
+
 class MovableTests(MovingTestCase):
     """Who can move, and who cannot: not now, or never."""
 
@@ -513,11 +585,12 @@ class ArrivalTests(MovingTestCase):
 class PrivateNamesTests(SynchronousTestCase):
     def test_ours(self):
         """What is carried over, and may be all there is, of Session and Backlog."""
+        slots = {*Session.__slots__, *Subscriber.__slots__}
         for name in ("_explicit", "_warned", "_tat", "_offences", "awaiting", "opened_at"):
-            self.assertIn(name, Session.__slots__)
+            self.assertIn(name, slots)
         carried = {"_explicit", "_warned", "_tat", "_offences", "identity", "number", "opened_at"}
-        self.assertEqual(set(Session.__slots__) - carried, {"_context", "awaiting"})
-        self.assertIn("_backlog", Session.__mro__[1].__slots__)
+        self.assertEqual(slots - carried, {"_context", "_line", "awaiting"})
+        self.assertIn("_backlog", Outflow.__slots__)
         self.assertIn("_perMessageCompress", RestingProtocol.__slots__)
         state = {"_chunks", "_entries", "conflating", "skipped", "_names", "_from", "_to"}
         self.assertEqual(set(Backlog.__slots__) - state, {"_after", "_number", "size"})

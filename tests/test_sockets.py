@@ -281,6 +281,18 @@ class WatchdogTests(SystemdTestCase):
         clock.advance(100)
         self.assertEqual((self.heard(sock), clock.getDelayedCalls()), ([], []))
 
+    def test_stood_still(self):
+        """When this process stood still itself it has not heard yet that others are well."""
+        sock, clock = self.systemd(f"{self.folder}/n"), Clock()
+        self.setenv(NOTIFY_SOCKET=f"{self.folder}/n", WATCHDOG_USEC="20000000")
+        self.setenv(WATCHDOG_PID=str(os.getpid()))
+        watchdog = Watchdog(clock, lambda: False)
+        watchdog.startService()
+        for step_s, pings in ((10.0, 0), (19.0, 1), (1.0, 0), (10.0, 0)):
+            clock.advance(step_s)
+            self.assertEqual(self.heard(sock), ["WATCHDOG=1"] * pings)
+        watchdog.stopService()
+
     def test_none(self):
         """Where nobody watches there is nothing to do."""
         self.setenv(WATCHDOG_USEC="", WATCHDOG_PID="")

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver
+from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver, Receipt, Stored
 from odin.delivery.history import History
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message
@@ -112,21 +112,30 @@ class Bridge:
         `ring`: it is one of the unbroken sequence up to now, not only the last of its channel.
         """
         now = self._clock()
-        message = self._message(subject, payload, offset, now) if ring else None
-        if message is not None:
+        if not ring:
+            for last in self.encoded([Stored(subject, payload, offset)]):
+                self.history.remember(last)
+        elif (message := self._message(subject, payload, offset, now)) is not None:
             self.history.add(message, now)
-        elif not ring and (message := self.encoded(subject, payload, offset)) is not None:
-            self.history.remember(message)
 
-    def encoded(self, subject: str, payload: bytes, offset: int) -> Message | None:
-        """A message as clients get it, without any state; None if it is not JSON."""
-        try:
-            _nonce, is_object = feed_nonce(payload)
-        except NotJSON:
-            return None
-        channel = self._channel(subject)
-        frame = text_frame(feed_message(channel.prefix, offset, payload, is_object))
-        return Message(subject, offset, frame, channel.conflate)
+    def encoded(self, stored: Iterable[Stored]) -> list[Message]:
+        """Messages of the bus's store as clients get them, without any state.
+
+        Of several with the same nonce the first, as in the feed; none that is malformed.
+        """
+        messages, nonces = [], set()
+        for subject, payload, offset in stored:
+            try:
+                nonce, is_object = feed_nonce(payload)
+                channel = self._channel(subject)
+            except (NotJSON, BadChannel):
+                continue
+            if nonce is not None and nonce in nonces:
+                continue
+            nonces.add(nonce)
+            frame = text_frame(feed_message(channel.prefix, offset, payload, is_object))
+            messages.append(Message(subject, offset, frame, channel.conflate))
+        return messages
 
     def status_changed(
         self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
@@ -135,14 +144,14 @@ class Bridge:
 
         `epoch`: of the bus's own numbering, which goes on after `offset`; while it comes without a
         connection, messages of the time before follow (`remember`). `gap`: messages may have been
-        missed for ever.
+        missed for ever, which a bus with a numbering of its own says by another epoch.
         """
         renumbered = False
         if epoch is not None:
-            if renumbered := epoch != self.epoch or gap:
+            if renumbered := epoch != self.epoch:
                 self._renumber(epoch, offset)
             self.numbered = connected
-        elif renumbered := bool(gap and self.offset):
+        elif renumbered := gap:
             self._renumber(secrets.token_hex(8), self.offset)
         if connected != self.live or (connected and renumbered):
             self.live = connected
@@ -201,32 +210,37 @@ class Bridge:
         self.history.begin(offset)
 
     def _message(self, subject: str, payload: bytes, offset: int, now: float) -> Message | None:
-        """A new message of the feed; None for a duplicate, and for what is not JSON."""
+        """A new message of the feed; None for a duplicate, and for what is malformed."""
         try:
             nonce, is_object = feed_nonce(payload)
-        except NotJSON:
-            self._malformed(subject, now)
+            channel = self._channels.get(subject) or self._channel(subject)
+        except (NotJSON, BadChannel) as error:
+            self._malformed(subject, str(error), now)
             return None
         if nonce is not None and not self.nonces.add(nonce, now):
             self.duplicates += 1
             return None
-        channel = self._channels.get(subject) or self._channel(subject)
         self.offset = offset = offset or self.offset + 1
         message = feed_message(channel.prefix, offset, payload, is_object)
         self._meter.message(len(message))
         return Message(subject, offset, text_frame(message), channel.conflate)
 
     def _channel(self, subject: str) -> _Channel:
+        """Raises: BadChannel for a subject that is not UTF-8."""
         channel = self._channels.get(subject)
         if channel is None:
             if len(self._channels) >= _MAX_CHANNELS:
                 self._channels.clear()
             conflate = any(covers(each, subject) for each in self._conflate)
-            channel = self._channels[subject] = _Channel(feed_prefix(subject), conflate)
+            try:
+                prefix = feed_prefix(subject)
+            except UnicodeEncodeError:
+                raise BadChannel("the subject is not UTF-8") from None
+            channel = self._channels[subject] = _Channel(prefix, conflate)
         return channel
 
-    def publish(self, subject: str, payload: bytes) -> Deferred[None]:
-        """Put a client's message on the bus.
+    def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
+        """Put a client's message on the bus; where it is in the feed, if the bus knows.
 
         Raises, or fails with: BadChannel, Forbidden, NotJSON, Duplicate, Unavailable.
         """
@@ -242,12 +256,13 @@ class Bridge:
             raise Forbidden("this subject is for operators, by the broker alone")
         return self.bus.publish(subject, payload)
 
-    def _malformed(self, subject: str, now: float) -> None:
+    def _malformed(self, subject: str, why: str, now: float) -> None:
         self.malformed += 1
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             self._log.warn(
-                "dropped a message on {subject!r} that is not JSON ({total} in all so far)",
+                "dropped a message on {subject!r}: {why} ({total} in all so far)",
                 subject=subject[:100],
+                why=why,
                 total=self.malformed,
             )

@@ -1,135 +1,34 @@
-"""JetStream: the feed as a stream that remembers, read by ordered consumers (ADR-17 of NATS).
+"""JetStream: the feed as a stream that remembers, read from where it was left.
 
-An ordered consumer is an ephemeral one without acknowledgements. Each message tells its sequence
-in the stream (our offset) and its place in the delivery; when a place is missing, or the consumer
-falls silent, it is replaced by a new one that begins behind the last message we have.
+    open      go on behind the last message that was taken, and prove that nothing is missing;
+              else begin a new numbering (see `stream`), with what was stored since
+    go_on     hand on what came since `open`: not before everybody has been told
+    check     once a second: whether anything can arrive at all
+    fetch     what a client missed, see `past`
+    store     publish, with the stream's acknowledgement
+
+The proof: the consumer begins at the last message that was taken, which must come again, stored at
+the same time; and of what followed it nothing has been deleted.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, Final
 
-import nats.errors
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    ConsumerInfo,
-    DeliverPolicy,
-    DiscardPolicy,
-    RetentionPolicy,
-    StreamConfig,
-    StreamInfo,
-)
-from nats.js.errors import NotFoundError
+from nats.js.api import DeliverPolicy
 from twisted.logger import Logger
 
-from odin.bus.interfaces import CONTROL, IReceiver, Stored
+from odin.bus.consumer import REQUEST_TIMEOUT_S, Consumer, Place
+from odin.bus.interfaces import CONTROL, IReceiver, Receipt, Stored
+from odin.bus.past import fetch, filter_of, last_values
 from odin.bus.reading import FeedClient
+from odin.bus.stream import ANSWER_S, Info, Numbering, State, Stream, numbering_of
 from odin.config import JetStream
-from odin.wire.subjects import covers, overlaps, reduced
+from odin.errors import BrokerError
+from odin.wire.subjects import covers
 
-REQUEST_TIMEOUT_S: Final = 5.0
-_HEARTBEAT_S: Final = 1.0
-_SILENCE_S: Final = 3.0  # without heartbeats: the consumer is gone
-_INACTIVE_S: Final = 30.0  # after which the broker forgets a consumer that nobody listens to
-
-
-class _Place(NamedTuple):
-    """Where a message stands, from its reply subject."""
-
-    offset: int  # in the stream
-    number: int  # in the delivery
-    at_s: float  # stored, seconds since 1970
-    pending: int  # how many come after it
-
-
-def _place(reply: bytes) -> _Place:
-    """$JS.ACK.[domain.account.]stream.consumer.delivered.offset.number.time.pending[.random]"""
-    tokens = reply.split(b".")
-    at = 5 if len(tokens) == 9 else 7
-    return _Place(
-        int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]) / 1e9, int(tokens[at + 3])
-    )
-
-
-Take = Callable[[str, bytes, _Place], None]
-
-
-class _Consumer:
-    """One ordered consumer, from its creation until `stop` or until something is missing."""
-
-    def __init__(self, client: FeedClient, stream: str, take: Take) -> None:
-        self.broken = False
-        self._client = client
-        self._stream = stream
-        self._take: Take | None = take
-        self._inbox = client.new_inbox()
-        self._subscription: Any = None
-        self._name = ""
-        self._number = 0  # of the last message
-        self._heard_at = time.monotonic()
-
-    async def start(self, **settings: Any) -> ConsumerInfo:
-        client = self._client
-        self._subscription = await client.take(self._inbox, self._received)
-        config = ConsumerConfig(
-            deliver_subject=self._inbox,
-            ack_policy=AckPolicy.NONE,
-            max_deliver=1,
-            flow_control=True,
-            idle_heartbeat=_HEARTBEAT_S,
-            inactive_threshold=_INACTIVE_S,
-            mem_storage=True,
-            num_replicas=1,
-            **settings,
-        )
-        manager = client.jetstream(timeout=REQUEST_TIMEOUT_S)
-        info: ConsumerInfo = await manager.add_consumer(self._stream, config)
-        self._name = info.name
-        return info
-
-    @property
-    def silent(self) -> bool:
-        return time.monotonic() - self._heard_at > _SILENCE_S
-
-    async def stop(self) -> None:
-        """Forget it, here and at the broker, as far as that is there."""
-        self._take = None
-        try:
-            if self._subscription is not None:
-                await self._client.leave(self._subscription)
-            if self._name:
-                manager = self._client.jetstream(timeout=REQUEST_TIMEOUT_S)
-                await manager.delete_consumer(self._stream, self._name)
-        except (nats.errors.Error, OSError, TimeoutError):
-            pass  # the broker forgets it by itself
-
-    def _received(self, subject: str, payload: bytes, reply: bytes, headers: bytes) -> None:
-        if self._take is None:
-            return
-        self._heard_at = time.monotonic()
-        if not reply.startswith(b"$JS.ACK."):
-            self._heartbeat(reply, headers)
-            return
-        place = _place(reply)
-        if place.number != self._number + 1:
-            self.broken, self._take = True, None
-            return
-        self._number = place.number
-        self._take(subject, payload, place)
-
-    def _heartbeat(self, reply: bytes, headers: bytes) -> None:
-        """Idle heartbeats tell where we should be, flow control wants an answer, 409 is the end."""
-        stalled = _header(headers, b"Nats-Consumer-Stalled:")
-        if reply or stalled:
-            answer = self._client.publish((reply or stalled).decode(), b"")
-            task = asyncio.ensure_future(answer)
-            task.add_done_callback(_ignore)
-        last = _header(headers, b"Nats-Last-Consumer:")
-        gone = headers.startswith(b"NATS/1.0 409")
-        if gone or (last and int(last) != self._number):
-            self.broken, self._take = True, None
+_SECOND_LOOK_S: Final = 0.5  # at a stream that seems to have lost its end: its leader may be behind
 
 
 class StreamFeed:
@@ -143,146 +42,192 @@ class StreamFeed:
         self._config = config
         self._subjects = subjects
         self._receiver: IReceiver = receiver
-        self._consumer: _Consumer | None = None
-        self._epoch = ""
-        self._offset = 0  # of the last message that was taken
-        self._history_until = 0
+        self._numbering: Numbering | None = None
+        self._consumer: Consumer | None = None
+        self._sequence = 0  # of the last message of the feed that was taken
+        self._at_ns = 0  # when it was stored; 0 if there was none yet
+        self._position = 0  # up to which everything was taken, or is not of the feed
+        self._held: list[tuple[str, bytes, Place]] | None = None
+        self._again: asyncio.Future[Place] | None = None  # the last message, once more
         self._read: asyncio.Future[None] | None = None  # the time before this server
 
     @property
     def broken(self) -> bool:
         """Whether `open` must be called (again)."""
-        return self._consumer is None or self._consumer.broken or self._consumer.silent
+        return self._consumer is None or self._consumer.broken
 
-    async def close(self) -> None:
+    @property
+    def silent(self) -> bool:
+        """Whether the consumer is gone, as far as one can hear."""
+        return self._consumer is not None and self._consumer.silent
+
+    def excuse(self) -> None:
+        """This process stood still: the consumer gets time to be heard."""
+        if self._consumer is not None:
+            self._consumer.excuse()
+
+    def close(self) -> None:
+        """Read no more; where it ended is remembered."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            if self._held is None:  # else what it brought was not handed on
+                self._position = max(self._position, consumer.position)
+            consumer.stop()
+        self._held = self._again = self._read = None
 
-    async def open(self, client: FeedClient) -> tuple[str, int, bool]:
-        """Begin, or go on behind the last message.
+    async def open(self, client: FeedClient) -> tuple[str, int]:
+        """Begin, or go on behind the last message: (epoch, offset after which it goes on).
 
-        Returns (epoch, offset after which it goes on, whether messages are gone for ever).
-        Raises: nats.errors.Error.
+        The receiver gets the time before this server at once, and everything else with `go_on`.
+        Raises: BrokerError, TimeoutError, OSError, nats.errors.Error.
         """
-        await self.close()
-        info = await self._stream(client)
-        epoch, state = _epoch(info), info.state
-        gap = False
-        if epoch != self._epoch:
-            await self._begin(client, epoch, state.first_seq, state.last_seq)
-        elif state.first_seq > self._offset + 1:
-            gap, self._offset = True, state.first_seq - 1
-        elif state.last_seq < self._offset:  # the broker lost the end of its store
-            gap, self._offset = True, state.last_seq
-        consumer = self._consumer = _Consumer(client, self._config.stream, self._take)
-        read = self._read = asyncio.get_running_loop().create_future()
-        created = await consumer.start(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self._offset + 1,
-            **_filter(self._subjects),
-        )
-        if self._offset < self._history_until and _has_messages(created):
-            await asyncio.wait_for(read, 2 * REQUEST_TIMEOUT_S)
-        self._offset = max(self._offset, self._history_until)
-        return epoch, self._offset, gap
+        self.close()
+        stream = Stream(client, self._config)
+        info = await stream.info(create=True)
+        known, found = self._numbering, numbering_of(info)
+        if known is not None:
+            if known.holds(info) and await self._continue(stream, known, info):
+                return known.epoch, self._position + known.shift
+            if found.shift <= known.shift:  # else another Odin has noticed it first
+                self._log.warn("the stream {name} has lost messages", name=stream.name)
+                found = await stream.renumber(info, self._position + known.shift)
+        self.close()
+        await self._begin(stream, found, await stream.info())
+        return found.epoch, self._position + found.shift
+
+    def go_on(self) -> None:
+        """Hand on what has come since `open`, and everything from now on."""
+        held, self._held = self._held, None
+        for each in held or ():
+            self._deliver(*each)
+
+    async def check(self, client: FeedClient) -> None:
+        """See whether messages can arrive; notice that the numbering is another one.
+
+        Raises: BrokerError, TimeoutError, OSError, nats.errors.Error.
+        """
+        consumer, numbering = self._consumer, self._numbering
+        reached = consumer.position if consumer is not None else 0
+        info = await Stream(client, self._config).info(create=True)
+        if info.full:
+            raise BrokerError(f"the stream {self._config.stream} is full")
+        if consumer is not None and numbering is not None:
+            consumer.broken |= not numbering.holds(info) or info.state.last_seq < reached
+
+    async def store(self, client: FeedClient, subject: str, payload: bytes) -> Receipt | None:
+        """Publish; where the message is in the feed. Raises what `check` does."""
+        sequence = await Stream(client, self._config).store(subject, payload)
+        numbering = self._numbering
+        return Receipt(numbering.epoch, sequence + numbering.shift) if numbering else None
 
     async def fetch(
         self, client: FeedClient, patterns: frozenset[str], after: int, until: int, most: int
     ) -> list[Stored] | None:
         """What is stored on `patterns` between two offsets; see IBus.fetch."""
-        info = await client.jetstream(timeout=REQUEST_TIMEOUT_S).stream_info(self._config.stream)
-        if info.state.first_seq > after + 1 or _epoch(info) != self._epoch:
+        numbering = self._numbering
+        if numbering is None:
             return None
-        found: list[Stored] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stream = Stream(client, self._config)
+        return await fetch(stream, numbering, self._is_feed, patterns, after, until, most)
 
-        def take(subject: str, payload: bytes, place: _Place) -> None:
-            wanted = place.offset <= until and any(covers(each, subject) for each in patterns)
-            if wanted and self._is_feed(subject):
-                found.append(Stored(subject, payload, place.offset))
-            over = len(found) > most or place.offset >= until or not place.pending
-            if over and not done.done():
-                done.set_result(None)
+    async def _continue(self, stream: Stream, numbering: Numbering, info: Info) -> bool:
+        """Go on in the same numbering; False if it cannot be proved that nothing is missing."""
+        state, position = info.state, self._position
+        if state.last_seq < position:
+            await asyncio.sleep(_SECOND_LOOK_S)
+            info = await stream.info()
+            state = info.state
+        if not numbering.holds(info) or state.last_seq < position:
+            return False
+        if await stream.whole_above(state, state.last_seq) > position:
+            return False
+        again = bool(self._at_ns) and self._sequence >= state.first_seq
+        self._again = asyncio.get_running_loop().create_future() if again else None
+        self._held = []
+        created = await self._consume(stream, self._sequence if again else position + 1)
+        if self._again is None:
+            return True
+        if not created.messages:
+            return False
+        last = await asyncio.wait_for(self._again, ANSWER_S)
+        return last.sequence == self._sequence and last.at_ns == self._at_ns
 
-        consumer = _Consumer(client, self._config.stream, take)
+    async def _begin(self, stream: Stream, numbering: Numbering, info: Info) -> None:
+        """A numbering that is new to us: the last values first, then the end of the stream."""
+        state, receiver, shift = info.state, self._receiver, numbering.shift
+        until = await self._known_until(stream, numbering, state)
+        start = max(await stream.whole_above(state, until), until - self._config.preload)
+        receiver.status_changed(False, numbering.epoch, start + shift)
+        if start:
+            for stored in await last_values(stream, self._subjects, start):
+                if self._is_feed(stored.subject):
+                    receiver.remember(*stored._replace(offset=stored.offset + shift), ring=False)
+        before = self._numbering, self._position, self._sequence, self._at_ns
+        self._numbering, self._position = numbering, until
+        self._sequence = self._at_ns = 0
+        self._held = []
+        read = self._read = asyncio.get_running_loop().create_future()
         try:
-            created = await consumer.start(
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=after + 1,
-                **_filter(reduced(patterns)),
-            )
-            if _has_messages(created):
-                await asyncio.wait_for(done, REQUEST_TIMEOUT_S)
-        finally:
-            await consumer.stop()
-        return None if len(found) > most else found
+            created = await self._consume(stream, start + 1)
+            if start < until and created.messages:
+                await asyncio.wait_for(read, 2 * REQUEST_TIMEOUT_S)
+        except BaseException:  # half a history is none: the next `open` begins again
+            self.close()
+            self._numbering, self._position, self._sequence, self._at_ns = before
+            raise
 
-    async def _stream(self, client: FeedClient) -> StreamInfo:
-        manager = client.jetstream(timeout=REQUEST_TIMEOUT_S)
-        config = self._config
-        try:
-            return await manager.stream_info(config.stream)
-        except NotFoundError:
-            if not config.create:
-                raise
-        self._log.info("creating the stream {name}", name=config.stream)
-        return await manager.add_stream(
-            StreamConfig(
-                name=config.stream,
-                subjects=list(config.subjects),
-                retention=RetentionPolicy.LIMITS,
-                discard=DiscardPolicy.OLD,
-                max_age=config.max_age_s,
-                max_bytes=config.max_size or -1,
-                max_msgs=config.max_messages or -1,
-                num_replicas=config.replicas,
-            )
+    async def _known_until(self, stream: Stream, numbering: Numbering, state: State) -> int:
+        """The sequence up to which clients have had their chance: what is above is new to them."""
+        known = self._numbering
+        if known is None:
+            return state.last_seq  # nobody has got anything yet
+        if not self._at_ns:
+            return state.last_seq if numbering.created == known.created else 0
+        created = await Consumer(stream.client, stream.name, _nothing).start(
+            listen=False,
+            deliver_policy=DeliverPolicy.BY_START_TIME,
+            opt_start_time=_rfc3339(self._at_ns + 1),
+        )
+        return min(created.start, state.last_seq)
+
+    async def _consume(self, stream: Stream, sequence: int) -> Any:
+        consumer = self._consumer = Consumer(stream.client, stream.name, self._take)
+        return await consumer.start(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=sequence,
+            **filter_of(self._subjects),
         )
 
-    async def _begin(self, client: FeedClient, epoch: str, first: int, last: int) -> None:
-        """A numbering that is new to us: the last values first, then the end of the stream."""
-        start = max(first - 1, last - self._config.preload, 0)
-        receiver = self._receiver
-        receiver.status_changed(False, epoch, start)
-        self._epoch, self._offset, self._history_until = epoch, start, last
-        if not start:
-            return  # everything is read in any case
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _take(self, subject: str, payload: bytes, place: Place) -> None:
+        if self._held is None:
+            if place.sequence > self._position:
+                self._deliver(subject, payload, place)
+            return
+        if self._again is not None and not self._again.done():
+            self._again.set_result(place)
+        if place.sequence > self._position:
+            self._held.append((subject, payload, place))
+        elif self._read is not None and self._is_feed(subject):
+            self._remember(subject, payload, place)
+        over = place.sequence >= self._position or not place.pending
+        if over and self._read is not None and not self._read.done():
+            self._read.set_result(None)
 
-        def take(subject: str, payload: bytes, place: _Place) -> None:
-            if place.offset <= start and self._is_feed(subject):
-                receiver.remember(subject, payload, place.offset, ring=False)
-            if (place.offset >= start or not place.pending) and not done.done():
-                done.set_result(None)
+    def _remember(self, subject: str, payload: bytes, place: Place) -> None:
+        """A message of the time before this server."""
+        assert self._numbering is not None
+        self._sequence, self._at_ns = place.sequence, place.at_ns
+        offset = place.sequence + self._numbering.shift
+        self._receiver.remember(subject, payload, offset, ring=True)
 
-        consumer = _Consumer(client, self._config.stream, take)
-        try:
-            created = await consumer.start(
-                deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-                **(_filter(self._subjects) or {"filter_subject": ">"}),
-            )
-            if _has_messages(created):
-                await asyncio.wait_for(done, REQUEST_TIMEOUT_S)
-        except TimeoutError:
-            self._log.warn("not all last values came in time")
-        finally:
-            await consumer.stop()
-
-    def _take(self, subject: str, payload: bytes, place: _Place) -> None:
-        self._offset = place.offset
-        old = place.offset <= self._history_until
+    def _deliver(self, subject: str, payload: bytes, place: Place) -> None:
+        assert self._numbering is not None
+        self._position = place.sequence
         if not self._is_feed(subject):
-            pass
-        elif old:
-            self._receiver.remember(subject, payload, place.offset, ring=True)
-        else:
-            self.lag_s = max(0.0, time.time() - place.at_s)
-            self._receiver.received(subject, payload, place.offset)
-        if self._read is not None and (place.offset >= self._history_until or not place.pending):
-            if not self._read.done():
-                self._read.set_result(None)
-            self._read = None
+            return
+        self._sequence, self._at_ns = place.sequence, place.at_ns
+        self.lag_s = max(0.0, time.time() - place.at_ns / 1e9)
+        self._receiver.received(subject, payload, place.sequence + self._numbering.shift)
 
     def _is_feed(self, subject: str) -> bool:
         if subject.startswith(CONTROL):
@@ -292,32 +237,10 @@ class StreamFeed:
         return any(covers(each, subject) for each in self._subjects)
 
 
-def _has_messages(created: ConsumerInfo) -> bool:
-    delivered = created.delivered
-    return bool(created.num_pending or (delivered is not None and delivered.consumer_seq))
+def _nothing(_subject: str, _payload: bytes, _place: Place) -> None:
+    """For a consumer that is only asked where it would begin."""
 
 
-def _epoch(info: StreamInfo) -> str:
-    """The same on every node: the time of the stream's creation."""
-    created = info.created
-    return f"{info.config.name}-{created.timestamp():.6f}" if created is not None else ""
-
-
-def _filter(subjects: list[str]) -> dict[str, Any]:
-    """What a consumer is asked to deliver; all, where the broker would refuse the overlap."""
-    if ">" in subjects or any(
-        overlaps(one, two) for at, one in enumerate(subjects) for two in subjects[:at]
-    ):
-        return {}
-    return {"filter_subjects": subjects}
-
-
-def _header(headers: bytes, name: bytes) -> bytes:
-    at = headers.find(name)
-    return headers[at + len(name) : headers.find(b"\r\n", at)].strip() if at >= 0 else b""
-
-
-def _ignore(task: "asyncio.Future[None]") -> None:
-    """The answer was lost with its connection; asking keeps asyncio from warning."""
-    if not task.cancelled():
-        task.exception()
+def _rfc3339(at_ns: int) -> str:
+    seconds, rest = divmod(at_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

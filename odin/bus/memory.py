@@ -4,7 +4,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from odin.bus.interfaces import IBus, IReceiver, Stored
+from odin.bus.interfaces import IBus, IReceiver, Receipt, Stored
 from odin.errors import Unavailable
 
 
@@ -16,6 +16,7 @@ class MemoryBus(Service):
     stores = False
     shared = False
     connected = False
+    trouble = ""
     reconnects = 0
     lag_s = None
     _receiver: IReceiver
@@ -32,7 +33,7 @@ class MemoryBus(Service):
         self.connected = False
         super().stopService()
 
-    def publish(self, subject: str, payload: bytes) -> Deferred[None]:
+    def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
         if not self.connected:
             return fail(Unavailable("the server is stopping"))
         self._receiver.received(subject, payload)

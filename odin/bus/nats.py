@@ -1,32 +1,38 @@
-"""NATS: the only importer of nats, and the only border between asyncio and Deferreds."""
+"""NATS as a bus: the only border between asyncio and Deferreds."""
 
 import asyncio
 import contextlib
-import random
-import ssl
+import re
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import nats.errors
-from nats.aio.client import Client
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from odin.bus.interfaces import CONTROL, IBus, IReceiver, Stored
+from odin.bus.complaints import Complaints
+from odin.bus.connecting import Servers
+from odin.bus.interfaces import CONTROL, IBus, IReceiver, Receipt, Stored
 from odin.bus.jetstream import StreamFeed
 from odin.bus.reading import FeedClient, Receive
+from odin.bus.stream import ANSWER_S
 from odin.config import Nats
-from odin.errors import LimitExceeded, Unavailable
+from odin.errors import BrokerError, LimitExceeded, Unavailable
+from odin.process.lateness import Lateness
 from odin.wire.subjects import covers, overlaps, reduced
 
 _PUBLISH_TIMEOUT_S: Final = 5
 _DRAIN_TIMEOUT_S: Final = 2
 _LOG_EVERY_S: Final = 30
 _WATCH_EVERY_S: Final = 1.0
-_ANSWER_S: Final = 2.5  # a broker that takes longer counts as away: told within 5 s
+_RETRY_S: Final = 0.25  # while messages cannot arrive
+_LATE_S: Final = 1.0  # an answer that is missing for that much longer: this process stood still
+_END_S: Final = 0.2
+_END_TRIES: Final = 10
+_DENIED: Final = re.compile(r'permissions violation for subscription to "([^"]+)"', re.IGNORECASE)
+_FAILURES: Final = (BrokerError, nats.errors.Error, OSError, TimeoutError)
 
 
 T = TypeVar("T")
@@ -50,6 +56,7 @@ class NatsBus(Service):
         self.reconnects = 0
         self.gave_up = False
         self._config = config
+        self._servers = Servers(config)
         self._loop = loop
         self._name = name
         self.stores = bool(config.jetstream.stream)
@@ -58,16 +65,23 @@ class NatsBus(Service):
         self._client: FeedClient | None = None
         self._stream: StreamFeed | None = None
         self._missed = False  # whether the connection was lost since the feed was live
+        self._why = ""  # messages cannot arrive
+        self._denied: set[str] = set()  # subjects that the broker does not let us have
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
-        self._last_error = ""
-        self._logged_at = -float(_LOG_EVERY_S)
+        self._complaints = Complaints(self._log, _LOG_EVERY_S, loop.time)
 
     def attach(self, receiver: IReceiver) -> None:
         self._receiver = receiver
         if self.stores:
             self._stream = StreamFeed(self._config.jetstream, self._subjects, receiver)
+
+    @property
+    def trouble(self) -> str:
+        if self._why or not self._denied:
+            return self._why
+        return f"the broker denies {', '.join(sorted(self._denied))}"
 
     @property
     def lag_s(self) -> float | None:
@@ -82,7 +96,7 @@ class NatsBus(Service):
         super().stopService()
         return self._deferred(self._stop())
 
-    def publish(self, subject: str, payload: bytes) -> Deferred[None]:
+    def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
         return self._deferred(self._publish(subject, payload))
 
     def fetch(
@@ -100,21 +114,28 @@ class NatsBus(Service):
             raise Unavailable("the message broker cannot be reached")
         try:
             return await stream.fetch(client, patterns, after, until, most)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            await self._failed(error)
+        except _FAILURES as error:
+            self._complaints.say("NATS: {why}", why=_words(error))
             raise Unavailable("the message broker does not answer") from None
 
-    async def _publish(self, subject: str, payload: bytes) -> None:
+    async def _publish(self, subject: str, payload: bytes) -> Receipt | None:
         client = self._client
         if client is None or not (client.is_connected and self.connected):
             raise Unavailable("the message broker cannot be reached")
         try:
+            if self._stream is not None:
+                return await self._stream.store(client, subject, payload)
             await client.publish(subject, payload)
             # the round trip: without it a message could die in a buffer and have been confirmed
             await client.flush(timeout=_PUBLISH_TIMEOUT_S)
+            return None
         except nats.errors.MaxPayloadError:
             raise LimitExceeded("the message is larger than the broker takes") from None
-        except (nats.errors.Error, OSError, TimeoutError):
+        except BrokerError as error:
+            self._wake.set()
+            raise Unavailable(str(error)) from None
+        except _FAILURES:
+            self._wake.set()
             raise Unavailable("the message broker does not answer") from None
 
     async def _run(self) -> None:
@@ -123,7 +144,7 @@ class NatsBus(Service):
             client, closed = FeedClient(), asyncio.Event()
             self._client = client
             try:
-                await client.connect(**self._options(closed))
+                await client.connect(**self._servers.options(self._name), **self._callbacks(closed))
                 await self._subscribe(client)
                 await self._watch(client, closed)
             except nats.errors.NoServersError:
@@ -133,14 +154,14 @@ class NatsBus(Service):
                     n=self._config.max_reconnects,
                 )
                 return
-            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-                await self._failed(error)
+            except Exception as error:  # whatever the library raises: try again
+                self._lost(error)
             self._changed(False)
             self._missed = True
             if not client.is_closed:
                 await client.close()
             if self.running:
-                await asyncio.sleep(self._pause_s())
+                await asyncio.sleep(self._servers.pause_s())
 
     async def _subscribe(self, client: FeedClient) -> None:
         receiver = self._receiver
@@ -155,38 +176,61 @@ class NatsBus(Service):
         await client.flush()
 
     async def _watch(self, client: FeedClient, closed: asyncio.Event) -> None:
-        """Ask the broker every second whether it is there: a paused one closes no connection."""
+        """Look every second: a broker that is paused, or has lost a node, closes no connection."""
         stream, wake = self._stream, self._wake
+        lateness = Lateness(_WATCH_EVERY_S, self._loop.time)
         while not closed.is_set():
             wake.clear()
-            if client.is_connected and await self._answers(client):
-                if stream is not None and (stream.broken or not self.connected):
-                    await self._open(stream, client)
-                elif stream is None and not self.connected:
-                    self._changed(True, gap=self._missed)
-                    self._missed = False
-            else:
-                self._changed(False)
+            await self._look(client)
+            lateness.restart()
+            pause_s = _WATCH_EVERY_S if self.connected else _RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), _WATCH_EVERY_S)
+                await asyncio.wait_for(wake.wait(), pause_s)
+            if lateness.stood_still() and stream is not None:
+                stream.excuse()
         if stream is not None:
-            await stream.close()
+            stream.close()
 
-    async def _open(self, stream: StreamFeed, client: FeedClient) -> None:
-        try:
-            epoch, offset, gap = await stream.open(client)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+    async def _look(self, client: FeedClient) -> None:
+        """See whether messages can arrive, and do what it takes that they do."""
+        stream = self._stream
+        if not client.is_connected:
             self._changed(False)
-            await self._failed(error)
-        else:
-            self._changed(True, epoch, offset, gap=gap)
-
-    async def _answers(self, client: FeedClient) -> bool:
+            return
+        asked_at = self._loop.time()
         try:
-            await client.flush(timeout=_ANSWER_S)
-        except (nats.errors.Error, OSError, TimeoutError):
-            return False
-        return True
+            if stream is None:
+                await client.flush(timeout=ANSWER_S)
+            else:
+                await stream.check(client)
+        except _FAILURES as error:
+            if self._loop.time() - asked_at < ANSWER_S + _LATE_S:  # else nobody was here to hear it
+                self._lost(error)
+            return
+        if stream is not None:
+            await self._follow(stream, client)
+        elif self._denied.issuperset(self._subjects):
+            self._lost(BrokerError(f"the broker denies {', '.join(self._subjects)}"))
+        elif not self.connected:
+            self._changed(True, gap=self._missed)
+            self._missed = False
+
+    async def _follow(self, stream: StreamFeed, client: FeedClient) -> None:
+        """Open the stream (again) where that is needed."""
+        if stream.silent:
+            self._lost(BrokerError("the consumer of the stream is silent"))
+        elif self.connected and not stream.broken:
+            return
+        waited = self._loop.call_later(ANSWER_S, self._changed, False)
+        try:
+            epoch, offset = await stream.open(client)
+        except _FAILURES as error:
+            self._lost(error)
+        else:
+            self._changed(True, epoch, offset)  # before the first message that follows
+            stream.go_on()
+        finally:
+            waited.cancel()
 
     async def _stop(self) -> None:
         task, client = self._task, self._client
@@ -197,10 +241,16 @@ class NatsBus(Service):
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("draining NATS: {error}", error=error)
         if client is not None and not client.is_closed:
-            await client.close()  # first: a task can miss its cancellation, but not this
-        if task is not None:
+            failures = (*_FAILURES, asyncio.CancelledError)  # of its transport, not of ourselves
+            with contextlib.suppress(*failures):
+                await asyncio.wait_for(client.close(), _DRAIN_TIMEOUT_S)
+        for _ in range(_END_TRIES):
+            if task is None or task.done():
+                break
+            # more than once: asyncio.wait_for of Python 3.11 loses a cancellation that comes
+            # together with its result, and the library's loop over the servers has no end
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait({task}, timeout=_END_S)
         self.connected = False
 
     def _taker(self, position: int, subject: str) -> Receive:
@@ -228,11 +278,12 @@ class NatsBus(Service):
 
         return receive_unless_earlier if earlier else receive
 
-    def _options(self, closed: asyncio.Event) -> dict[str, Any]:
-        config = self._config
-
+    def _callbacks(self, closed: asyncio.Event) -> dict[str, Any]:
         async def on_disconnect() -> None:
             self._missed = True
+            self._denied.clear()
+            if self._stream is not None:
+                self._stream.close()  # the broker would go on with the old consumer, gap or not
             self._changed(False)
 
         async def on_reconnect() -> None:
@@ -242,51 +293,12 @@ class NatsBus(Service):
             closed.set()
             self._wake.set()
 
-        options: dict[str, Any] = {
-            "servers": [each.strip() for each in config.url.split(",") if each.strip()],
-            "name": self._name,
+        return {
             "error_cb": self._failed,
             "disconnected_cb": on_disconnect,
             "reconnected_cb": on_reconnect,
             "closed_cb": on_close,
-            "allow_reconnect": True,
-            "connect_timeout": 2,
-            "max_reconnect_attempts": config.max_reconnects,
-            "reconnect_time_wait": self._pause_s(),
-            "reconnect_to_server_handler": self._choose,
-            "ping_interval": config.ping_interval_ms / 1000,
-            "max_outstanding_pings": config.max_pings_out,
         }
-        for option, value in (
-            ("user", config.user),
-            ("password", config.password),
-            ("token", config.token),
-            ("user_credentials", config.credentials_file),
-            ("tls", self._tls()),
-        ):
-            if value:
-                options[option] = value
-        return options
-
-    def _tls(self) -> ssl.SSLContext | None:
-        config = self._config
-        if not (config.tls_ca_file or config.tls_cert_file):
-            return None
-        context = ssl.create_default_context(cafile=config.tls_ca_file or None)
-        if config.tls_cert_file:
-            context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
-        return context
-
-    def _choose(self, servers: list[Any], _info: dict[str, Any]) -> tuple[Any, float]:
-        """The server to try next, and how long to wait before: at once when it was not tried."""
-        server = min(servers, key=lambda each: each.reconnects)
-        jitter_s = random.random() * self._config.reconnect_jitter_ms / 1000
-        return server, jitter_s if not server.reconnects else self._pause_s()
-
-    def _pause_s(self) -> float:
-        config = self._config
-        jitter_ms = random.random() * config.reconnect_jitter_ms
-        return (config.reconnect_wait_ms + jitter_ms) / 1000
 
     def _changed(
         self, connected: bool, epoch: str | None = None, offset: int = 0, *, gap: bool = False
@@ -294,59 +306,41 @@ class NatsBus(Service):
         if connected == self.connected and not gap and epoch is None:
             return
         changed, self.connected = connected != self.connected, connected
+        if connected:
+            self._why = ""
         if connected and changed:
             self.reconnects += self._was_connected
             self._was_connected = True
-            self._last_error = ""
+            self._complaints.forget()
         if changed:
             self._log.info(
                 "NATS {state} ({servers})",
                 state="connected" if connected else "lost",
-                servers=", ".join(server_names(self._config.url)),
+                servers=self._servers.names,
             )
         self._receiver.status_changed(connected, epoch, offset, gap=gap)
 
+    def _lost(self, error: Exception) -> None:
+        """No message can arrive, because of this."""
+        self._why = _words(error)
+        self._changed(False)
+        self._complaints.say("NATS: {why}", why=self._why)
+
     async def _failed(self, error: Exception) -> None:
-        """Log what went wrong, once while it stays the same."""
-        text = f"{type(error).__name__}: {error}"
-        now = self._loop.time()
-        if text != self._last_error or now - self._logged_at >= _LOG_EVERY_S:
-            self._last_error, self._logged_at = text, now
-            self._log.warn("NATS: {error}", error=text)
+        """What nats-py has met; it goes on by itself."""
+        denied = _DENIED.search(str(error))
+        if denied is not None:  # in lower case, whatever the subject is
+            self._denied.update(each for each in self._subjects if each.lower() == denied[1])
+            self._wake.set()
+        self._complaints.say("NATS: {why}", why=_words(error))
 
     def _deferred(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         return Deferred.fromFuture(asyncio.ensure_future(work, loop=self._loop))
 
 
-def server_names(url: str) -> list[str]:
-    """host:port of each server in a URL list, without the credentials."""
-    names = []
-    for each in url.split(","):
-        parts = urlsplit(each if "//" in each else f"nats://{each}")
-        names.append(f"{parts.hostname}:{parts.port or 4222}")
-    return names
-
-
-async def publish_once(url: str, subject: str, payload: bytes) -> None:
-    """Connect, publish one message, and leave; for tools.
-
-    Raises: OSError when no server can be reached.
-    """
-    client = Client()
-
-    async def ignore(_error: Exception) -> None:
-        pass
-
-    try:
-        await client.connect(
-            url.split(","),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            error_cb=ignore,
-        )
-    except (nats.errors.Error, OSError, TimeoutError):
-        raise ConnectionError(f"no NATS server at {', '.join(server_names(url))}") from None
-    await client.publish(subject, payload)
-    await client.flush()
-    await client.close()
+def _words(error: Exception) -> str:
+    if isinstance(error, BrokerError):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "the broker does not answer"
+    return f"{type(error).__name__}: {error}"

@@ -15,7 +15,8 @@ Item = tuple[str, bytes]  # subject, payload
 
 
 def digest_of(subject: str, payload: bytes) -> bytes:
-    return blake2b(subject.encode() + b"\0" + payload, digest_size=_SIZE).digest()
+    name = subject.encode(errors="surrogateescape")
+    return blake2b(name + b"\0" + payload, digest_size=_SIZE).digest()
 
 
 def digests(joined: bytes) -> Iterator[bytes]:
@@ -83,14 +84,24 @@ class Overlap:
         while own and own[0][0] not in self._waiting:
             own.popleft()
 
-    def rest(self) -> list[Item]:
+    def drop(self) -> None:
+        """The broker was lost here: what came from it until now is not to be sent any more."""
+        self._own.clear()
+
+    def rest(self, *, unbroken: bool) -> list[Item]:
         """Those of the broker that were never relayed, in order: of several that say the same,
-        the last."""
+        the last.
+
+        Unless both have received everything (`unbroken`), only those behind the last one that was
+        relayed: what came before it may be old.
+        """
         found = []
         while self._own:
             digest, item = self._own.pop()
             if _spend(self._waiting, digest):
                 found.append(item)
+            elif not unbroken:
+                break
         return found[::-1]
 
     def forget(self) -> None:

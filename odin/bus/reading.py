@@ -13,12 +13,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from twisted.logger import Logger
 
-# (subject, payload, reply subject, header block), the last two empty where there are none
+from odin.bus.connecting import NatsClient
+
+# (subject, payload, reply subject, header block), the last two empty where there are none;
+# bytes of the subject that are not UTF-8 come as lone surrogates (PEP 383)
 Receive = Callable[[str, bytes, bytes, bytes], None]
 
 _READ_BYTES: Final = 64 << 10
@@ -94,8 +96,12 @@ class Splitter:
             else:
                 reply = arguments[2] if len(arguments) > 3 else b""
                 try:
-                    receive(subject.decode(), data[payload_at:end], reply, data[body_at:payload_at])
-                except Exception:  # a defect, or a subject that is not UTF-8: go on reading
+                    name = subject.decode()
+                except UnicodeDecodeError:
+                    name = subject.decode(errors="surrogateescape")
+                try:
+                    receive(name, data[payload_at:end], reply, data[body_at:payload_at])
+                except Exception:  # a defect: go on reading
                     self._log.failure("a message of the broker failed")
             at = end + 2
         return at
@@ -115,8 +121,9 @@ class _Reader(asyncio.BufferedProtocol):
     def buffer_updated(self, size: int) -> None:
         self._feed(bytes(self._buffer[:size]))
 
-    def eof_received(self) -> bool | None:
-        return self._stream.eof_received()
+    def eof_received(self) -> None:
+        """Tell nats-py. The connection ends with it: over TLS, asyncio complains about more."""
+        self._stream.eof_received()
 
     def connection_lost(self, reason: Exception | None) -> None:
         self._stream.connection_lost(reason)
@@ -132,7 +139,7 @@ async def _unused(_message: Any) -> None:
     """Satisfies nats-py, which wants a callback."""
 
 
-class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
+class FeedClient(NatsClient):
     """A client of nats-py whose feed subscriptions are served where they are read.
 
     `feed` maps subscribed subjects to who takes their messages.
@@ -202,6 +209,6 @@ class FeedClient(Client):  # type: ignore[misc] # nats-py has no types
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            receive(subject.decode(), data, reply, headers or b"")
+            receive(subject.decode(errors="surrogateescape"), data, reply, headers or b"")
         except Exception:
             self._odin_log.failure("a message of the broker failed")

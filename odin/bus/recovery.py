@@ -152,8 +152,7 @@ class Recovery:
                 return
             rest = bridge.history.replay(patterns, until, self._most, self._now())
             if rest is not None:
-                messages = [bridge.encoded(*each) for each in stored]
-                frames = [each.frame for each in messages if each is not None]
+                frames = [each.frame for each in bridge.encoded(stored)]
                 chunks = chunked((), frames) + rest.chunks
                 found = Replay(chunks, len(frames) + rest.messages, rest.head)
         for wish in wishes:

@@ -76,6 +76,12 @@ class Predecessor:
         self._recorded: list[bytes] = []
         self._fences: dict[bytes, int] = {}  # how many were recorded before each
         self._relayed: list[tuple[str, bytes, int]] = []
+        self._epoch: str | None = None  # when the state was given
+
+    @property
+    def unbroken(self) -> bool:
+        """Whether nothing can have been missed since the state was given."""
+        return self._epoch in (None, self._bridge.epoch)
 
     def record(self) -> None:
         """Remember what is received from now on."""
@@ -88,12 +94,14 @@ class Predecessor:
         self._recorded.clear()
         self._fences.clear()
         self._relayed.clear()
+        self._epoch = None
 
     def state(self, fence: bytes) -> list[tuple[str, object]]:
         """Messages (kind, content) that hold the whole feed; what comes from now on is relayed."""
         bridge, history, recorded = self._bridge, self._bridge.history, self._recorded
         at = self._fences.get(fence, 0)
         before, after = b"".join(recorded[:at]), b"".join(recorded[at:])
+        self._epoch = bridge.epoch
         head = FeedHead(bridge.epoch, bridge.offset, history.floor, bridge.live, before, after)
         self._recorded = []
         bridge.relay = self._relay
@@ -200,7 +208,9 @@ class Follower:
         if not self.following:
             self._bridge.status_changed(connected, epoch, offset, gap=gap)
             return
-        self._gap = self._gap or self._connected  # it was there, and changed
+        if self._connected:  # it was there, and changed
+            self._gap = True
+            self._overlap.drop()
         self._connected = connected
         if connected and not self._gap:
             self._connected_at = self._clock()
@@ -231,21 +241,18 @@ class Follower:
                 self._overlap.relayed(digest_of(subject, payload))
             self._bridge.received(subject, payload, offset)
 
-    def lead(self, *, told_stale: bool = False) -> None:
+    def lead(self, *, unbroken: bool = True) -> None:
         """The predecessor gives no more: the feed is ours. Idempotent.
 
-        `told_stale`: what its clients believe of the feed.
+        `unbroken`: whether it has received everything since it gave its state.
         """
         if not self.following:
             return
         self.following = False
-        bridge = self._bridge
-        if told_stale:
-            bridge.live = False
-        gap = self._gap or not (self._complete and self._connected)
-        bridge.status_changed(self._connected, gap=gap)
-        for subject, payload in self._overlap.rest():
-            bridge.received(subject, payload)
+        gap = self._gap or not (unbroken and self._complete and self._connected)
+        self._bridge.status_changed(self._connected, gap=gap)
+        for subject, payload in self._overlap.rest(unbroken=not gap):
+            self._bridge.received(subject, payload)
 
     def forget(self) -> None:
         """Nothing that was relayed can be on its way from the broker any more."""

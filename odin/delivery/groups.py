@@ -100,6 +100,19 @@ class Group:
         if owed:
             _give(recipient, owed)
 
+    def settle(self, recipient: Recipient) -> None:
+        """Give a recipient what was published until now, before the others get it."""
+        owed = self._owed(recipient)
+        if not owed:
+            return
+        position = recipient.position
+        if position == BEHIND:
+            del self.behind[recipient]
+        elif position >= 0:
+            self._take_out(position)
+        self.add(recipient)
+        _give(recipient, owed)  # last: it may leave
+
     def fell_behind(self, recipient: Recipient) -> None:
         """The recipient's `sink` became None: from now on it gets its frames by `send`."""
         position = recipient.position

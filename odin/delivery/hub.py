@@ -79,17 +79,19 @@ class Hub(Service):
             self.sessions -= 1
             self.groups.leave(session, settle=settle)
 
-    def resubscribe(
-        self, session: Recipient, patterns: frozenset[str], *, settle: bool = True
-    ) -> None:
-        """Exchange a session's patterns; what was published before still goes by the old ones.
+    def resubscribe(self, session: Recipient, patterns: frozenset[str]) -> None:
+        """Exchange a session's patterns; what was published before goes by the old ones, at once.
 
-        Without `settle` it does not go at all: the caller replays it.
+        Afterwards nothing is on its way to the session that was published before, also if the
+        patterns are the same. A session that was too slow for it has left.
         """
-        if session.group is None or (settle and session.group.patterns == patterns):
+        group = session.group
+        if group is None:
             return
-        self.groups.leave(session, settle=settle)
-        self.groups.join(session, patterns)
+        group.settle(session)
+        if session.group is group and group.patterns != patterns:
+            self.groups.leave(session)
+            self.groups.join(session, patterns)
 
     def deliver(self, message: Message, arrived: float) -> None:
         """Send one encoded message to everybody subscribed to its channel.

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from twisted.internet.task import deferLater
 
+from odin.delivery.hub import Hub
 from odin.gateway.session import Session
 from odin.wire.codes import CloseCode, close_reason
 
@@ -18,12 +19,18 @@ _TICK_S: Final = 0.05
 RESTART: Final = close_reason("restart", "come back, with recover")
 
 
-async def drain(reactor: Any, sessions: Iterable[Session], over_s: float) -> int:
-    """Let every session go within `over_s`; returns how many there were."""
+async def drain(reactor: Any, hub: Hub, sessions: Iterable[Session], over_s: float) -> int:
+    """Let every session go within `over_s`; returns how many there were.
+
+    What a client is told of its position in the feed is true: it has been sent everything until
+    there.
+    """
     leaving = list(sessions)
     step_s = max(over_s, 0.001) / max(1, len(leaving))
     began = reactor.seconds()
     for number, session in enumerate(leaving):
+        if number % _SLICE == 0:
+            hub.flush()
         session.expect_restart(int(number * step_s * 1000))
         if number % _SLICE == _SLICE - 1:
             await deferLater(reactor, 0)

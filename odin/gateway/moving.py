@@ -12,7 +12,7 @@ Leans on private names of Session, Backlog and Autobahn's deflate: tests/test_mo
 
 import random
 import socket
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from autobahn.websocket.compress_deflate import PerMessageDeflate
@@ -68,12 +68,21 @@ class Moved(msgspec.Struct, array_like=True):
     waiting: Waiting | None
 
 
+class Told(NamedTuple):
+    """What a client knows of the feed: it has everything up to here, and whether more can come."""
+
+    epoch: str
+    offset: int
+    live: bool
+
+
 class Batch(msgspec.Struct):
     """Clients that have got everything up to `offset`, but for what waits for them."""
 
     epoch: str
     offset: int
     clients: list[Moved]
+    live: bool = True  # what they were told of the feed
 
 
 class Loose(msgspec.Struct):
@@ -82,8 +91,7 @@ class Loose(msgspec.Struct):
     protocol: Any
     session: Any
     patterns: frozenset[str]
-    epoch: str
-    offset: int
+    told: Told
 
 
 class Mover:
@@ -156,7 +164,8 @@ class Mover:
             deflate=tuple(getattr(compress, name) for name in _DEFLATE) if compress else None,
             waiting=_waiting(session, transport),
         )
-        return Loose(protocol, session, patterns, bridge.epoch, bridge.offset), moved
+        told = Told(bridge.epoch, bridge.offset, bridge.live)
+        return Loose(protocol, session, patterns, told), moved
 
     def let_go(self, loose: Loose) -> None:
         """The other process has it: forget it, and close our descriptor, not the connection."""
@@ -172,7 +181,7 @@ class Mover:
         """It stays: serve it again, with what came meanwhile."""
         protocol, session = loose.protocol, loose.session
         transport = protocol.transport
-        self._go_on(session, loose.patterns, loose.epoch, loose.offset)
+        self._go_on(session, loose.patterns, loose.told)
         transport.startReading()
         if transport.behind:
             transport.startWriting()
@@ -205,7 +214,8 @@ class Mover:
         session.outlet, session.sink = protocol, transport.sink
         if moved.waiting is not None:
             self._restore(session, transport, moved.waiting)
-        self._go_on(session, frozenset(moved.patterns), batch.epoch, batch.offset)
+        told = Told(batch.epoch, batch.offset, batch.live)
+        self._go_on(session, frozenset(moved.patterns), told)
         self._arrived(session)
         self._wake(protocol)
 
@@ -219,21 +229,26 @@ class Mover:
         if backlog:
             session._backlog = backlog
 
-    def _go_on(self, session: Session, patterns: frozenset[str], epoch: str, offset: int) -> None:
-        """What came after `offset`, then the feed; or the news that there is another numbering."""
+    def _go_on(self, session: Session, patterns: frozenset[str], told: Told) -> None:
+        """What came meanwhile, then the feed; and the news if it is another one, or another state,
+        than the client was told."""
         bridge = self._bridge
-        if epoch == bridge.epoch:
+        missed = None
+        if told.epoch == bridge.epoch:
             now = self._context.monotonic()
-            missed = bridge.history.replay(patterns, offset, _ALL, now)
-        else:
-            missed = None
-        if missed is None:
-            news = FeedStatus(status="live", epoch=bridge.epoch, offset=bridge.offset)
-            session.tell(text_frame(encode(news)))
-        elif missed.chunks:
+            missed = bridge.history.replay(patterns, told.offset, _ALL, now)
+        if bridge.live and (missed is None or not told.live):
+            offset = bridge.offset if missed is None else told.offset
+            self._tell(session, FeedStatus(status="live", epoch=bridge.epoch, offset=offset))
+        if missed is not None and missed.chunks:
             session.play(missed.chunks)
+        if told.live and not bridge.live:
+            self._tell(session, FeedStatus(status="stale"))
         if session.outlet is not None:
             self._hub.register(session, patterns)
+
+    def _tell(self, session: Session, news: FeedStatus) -> None:
+        session.tell(text_frame(encode(news)))
 
     def _arrived(self, session: Session) -> None:
         """What was done to all sessions while this one was nowhere."""

@@ -69,10 +69,17 @@ class Gateway(Service):
         self._watch.start(_LOOK_EVERY_S, now=False)
 
     def listen_on(self, number: int, listening: listeners.Listening) -> None:
-        """Accept from these sockets, and at the endpoints; `number` is for `release`."""
+        """Accept from these sockets, and at the endpoints; `number` is for `release`.
+
+        Nothing happens if those of this number are here already.
+        """
         self._kept = listening.kept
         self.last = not listening.kept
+        known = number in self._ports
         for sock in listening.sockets:
+            if known:
+                sock.close()
+                continue
             port = Port.on(sock, self._factory, self.transport, self._reactor)
             self._ports.setdefault(number, []).append(port)
             host, bound = listeners.name_of(sock)
@@ -131,8 +138,8 @@ class Gateway(Service):
             await (port.stopListening() or succeed(None))
         for closing in self._close_others():
             await closing
-        self._hub.flush()
-        told = await drain(reactor, self.sessions(), self.stop_timeout_s * _DRAIN_SHARE)
+        drain_s = self.stop_timeout_s * _DRAIN_SHARE
+        told = await drain(reactor, self._hub, self.sessions(), drain_s)
         while factory.connections and reactor.seconds() < stop_at:
             await deferLater(reactor, 0.02)
         stop_at = min(stop_at, reactor.seconds() + _ANSWER_S)

@@ -1,36 +1,29 @@
 """One client's conversation, no I/O: requests in, replies and notices out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from secrets import token_hex
-from typing import Any, Final, Protocol
-
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from odin import __version__
 from odin.access.limits import RateLimit
 from odin.access.tokens import ANONYMOUS, Identity, TokenVerifier
-from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
 from odin.errors import (
     BadChannel,
     Forbidden,
-    LimitExceeded,
     NotJSON,
     RateLimited,
     RequestError,
     Unauthorized,
 )
-from odin.gateway.outflow import Outflow, Outlet
+from odin.gateway.outflow import Outlet
+from odin.gateway.subscribing import Replays, Subscriber
 from odin.wire.codes import CloseCode, close_reason
-from odin.wire.frames import text_frame
 from odin.wire.messages import (
     AnyRequest,
     Auth,
     AuthAck,
     ConnectionEstablished,
-    Error,
     FeedStatus,
     Heartbeat,
     HeartbeatReply,
@@ -40,20 +33,18 @@ from odin.wire.messages import (
     Publish,
     PublishAck,
     Reconnect,
-    Rejection,
     Reply,
     Subscribe,
-    SubscriptionAck,
-    SubscriptionList,
     Subscriptions,
     TokenExpiring,
     Unsubscribe,
-    UnsubscriptionAck,
     decode_request,
-    encode,
     request_id,
 )
-from odin.wire.subjects import EVERYTHING, is_pattern, is_subject, permitted
+from odin.wire.subjects import is_subject, permitted
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
@@ -61,7 +52,6 @@ _GRACE_S: Final = 25  # and time after it to refresh, before 4401
 _OFFENCE_WINDOW_S: Final = 10
 _MALFORMED_LIMIT: Final = 5  # in the window, then 1008
 _REFUSED_LIMIT: Final = 20  # rate-limit refusals in the window, then 4429
-_MIN_NAMES_PER_REQUEST: Final = 1024
 
 
 class Publisher(Protocol):
@@ -71,17 +61,7 @@ class Publisher(Protocol):
     offset: int
     live: bool
 
-    def publish(self, subject: str, payload: bytes) -> "Deferred[None]": ...
-
-
-class Replays(Protocol):
-    """Where a client's missed messages come from."""
-
-    def replay(
-        self, patterns: frozenset[str], epoch: str, offset: int
-    ) -> "Replay | Deferred[Replay | None] | None": ...
-
-    def snapshot(self, patterns: frozenset[str]) -> Iterable[bytes]: ...
+    def publish(self, subject: str, payload: bytes) -> "Deferred[Any]": ...
 
 
 class Context:
@@ -138,30 +118,23 @@ class Context:
         return int(self.wall() * 1000)
 
 
-class Session(Outflow):
+class Session(Subscriber):
     """A client from its open to its close.
 
     After `open` the hub sends to it (it is a Recipient) until `end`, which must be called exactly
     once, when the connection is lost or its close frame goes out.
     """
 
-    __slots__ = (
-        "_context", "_explicit", "_offences", "_tat", "_warned", "awaiting", "identity", "number",
-        "opened_at",
-    )  # fmt: skip
+    __slots__ = ("_offences", "_tat", "_warned", "number", "opened_at")
 
-    _log = Logger()
+    _context: Context
 
     def __init__(self, context: Context, identity: Identity = ANONYMOUS) -> None:
-        super().__init__(context)
-        self._context = context
-        self.identity = identity
+        super().__init__(context, identity)
         self.number = 0
-        self.awaiting = 0  # answers of the broker that are outstanding
         self.opened_at = 0.0
         self._tat = 0.0
         self._offences: tuple[tuple[str, float], ...] = ()  # (kind, when)
-        self._explicit = False  # has it ever subscribed, or does it get everything it may see
         self._warned = False
 
     @property
@@ -227,6 +200,9 @@ class Session(Outflow):
             if reply is not None:
                 self._reply(reply)
 
+    def answer(self, request: AnyRequest) -> Reply | None:
+        return _IN_TURN[type(request)](self, request)
+
     def control_frame(self) -> None:
         """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
         self._take_token()
@@ -253,11 +229,6 @@ class Session(Outflow):
         resume = Position(epoch=bridge.epoch, offset=bridge.offset)
         self._reply(Reconnect(afterMs=after_ms, resume=resume))
 
-    def _default(self) -> frozenset[str]:
-        """What a client gets that never subscribed: everything it may see."""
-        channels = self.identity.channels
-        return _EVERYTHING if channels is None else frozenset(channels)
-
     def _ping(self, request: Ping) -> Reply:
         context = self._context
         nonce = request.nonce
@@ -280,104 +251,14 @@ class Session(Outflow):
             uptime=int((context.monotonic() - context.started) * 1000),
         )
 
-    def _subscribe(self, request: Subscribe) -> None:
-        self._check_number_of_names(request.data.channels)
-        subscribed, rejected = self._sorted(request.data.channels)
-        recover = request.data.recover
-        found = None
-        if subscribed and recover is not None:
-            patterns = self._explicit_patterns().union(subscribed)
-            found = self._context.replays.replay(patterns, recover.epoch, recover.offset)
-        if isinstance(found, Deferred):
-            self._await(found)
-            found.addCallback(self._subscribed, request, subscribed, rejected)
-            found.addErrback(lambda failure: self._failed("recovering", failure, request.id))
-        else:
-            self._subscribed(found, request, subscribed, rejected)
-
-    def _subscribed(
-        self,
-        replay: Replay | None,
-        request: Subscribe,
-        subscribed: list[str],
-        rejected: list[Rejection],
-    ) -> None:
-        """Acknowledge; then the snapshot, then what was missed, then the feed goes on."""
-        if self.outlet is None:
-            return  # gone, while the broker was asked
-        context = self._context
-        wanted = self._explicit_patterns().union(subscribed)
-        if subscribed:
-            self._explicit = True
-            if replay is not None:
-                self.forget_waiting()
-            context.hub.resubscribe(self, wanted, settle=replay is None)
-        self._reply(
-            SubscriptionAck(
-                id=request.id,
-                subscribed=subscribed,
-                rejected=rejected,
-                count=len(wanted),
-                epoch=context.bridge.epoch,
-                offset=context.bridge.offset,
-                recovered=None if request.data.recover is None else replay is not None,
-            )
-        )
-        if request.data.snapshot and subscribed:
-            self.play(context.replays.snapshot(frozenset(subscribed)))
-        if replay is not None:
-            self.play(replay.chunks)
-
-    def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
-        """(channels to subscribe to, refusals of the others)."""
-        wanted = set(self._explicit_patterns())
-        subscribed: dict[str, None] = {}
-        rejected = []
-        for channel in channels:
-            try:
-                self._check_channel(channel, 0 if channel in wanted else len(wanted) + 1)
-            except RequestError as error:
-                rejected.append(
-                    Rejection(channel=channel[:255], code=error.code, message=str(error))
-                )
-            else:
-                wanted.add(channel)
-                subscribed[channel] = None
-        return list(subscribed), rejected
-
-    def _explicit_patterns(self) -> frozenset[str]:
-        """What it subscribed to itself; the first subscription replaces the default."""
-        return self.group.patterns if self.group is not None and self._explicit else _NOTHING
-
-    def _unsubscribe(self, request: Unsubscribe) -> Reply:
-        self._check_number_of_names(request.data.channels)
-        current = self.group.patterns if self.group is not None else _NOTHING
-        gone = [each for each in dict.fromkeys(request.data.channels) if each in current]
-        remaining = current.difference(gone)
-        if gone:
-            self._explicit = True
-            self._context.hub.resubscribe(self, remaining)
-        return UnsubscriptionAck(id=request.id, unsubscribed=gone, count=len(remaining))
-
-    def _subscriptions(self, request: Subscriptions) -> Reply:
-        channels = sorted(self.group.patterns) if self.group is not None else []
-        return SubscriptionList(id=request.id, channels=channels, count=len(channels))
-
     def _auth(self, request: Auth) -> Reply:
         try:
             identity = self._context.verifier.verify(request.token)
         except Unauthorized as error:
             self._context.auth_failed(error.cause)
             raise
-        self.identity = identity
         self._warned = False
-        if self.group is not None:
-            if self._explicit:
-                kept = (each for each in self.group.patterns if permitted(identity.channels, each))
-                patterns = frozenset(kept)
-            else:
-                patterns = self._default()
-            self._context.hub.resubscribe(self, patterns)
+        self._become(identity)
         assert identity.expires_at is not None  # a verified token has one
         return AuthAck(id=request.id, userId=identity.user_id, expiresAt=identity.expires_at)
 
@@ -389,7 +270,7 @@ class Session(Outflow):
         done = self._context.bridge.publish(request.channel, bytes(request.data))
         self._await(done)
         done.addCallbacks(
-            lambda _: self._reply(PublishAck(id=request.id)),
+            lambda receipt: self._reply(_published(request, receipt)),
             lambda failure: self._failed("publishing", failure, request.id),
         )
 
@@ -402,29 +283,6 @@ class Session(Outflow):
             return result
 
         answer.addBoth(there)
-
-    def _failed(self, what: str, failure: Failure, request_id: int | str | None) -> None:
-        error = failure.value
-        if isinstance(error, RequestError):
-            self._refuse(error, request_id)
-        else:
-            self._log.failure("{what} failed", failure, what=what)
-            self._refuse(RequestError("the server failed"), request_id)
-
-    def _check_number_of_names(self, channels: list[str]) -> None:
-        most = max(_MIN_NAMES_PER_REQUEST, self._context.max_channels)
-        if len(channels) > most:
-            raise LimitExceeded(f"at most {most} channels in one request")
-
-    def _check_channel(self, channel: str, count: int) -> None:
-        """Raises: BadChannel, Forbidden, LimitExceeded. `count`: subscriptions it would make."""
-        if not is_pattern(channel):
-            raise BadChannel("not a subject or pattern (a.b, a.*, a.>), at most 255 bytes")
-        if not permitted(self.identity.channels, channel):
-            raise Forbidden("the token does not permit this channel")
-        limit = self._context.max_channels
-        if limit and count > limit:
-            raise LimitExceeded(f"at most {limit} channels per client")
 
     def _take_token(self, text: bytes = b"") -> bool:
         """Count one message in the rate limit; False if it must not be served."""
@@ -447,31 +305,26 @@ class Session(Outflow):
         self._offences = (*(each for each in self._offences if each[1] > since), (kind, now))
         return sum(each[0] == kind for each in self._offences) >= limit
 
-    def _refuse(self, error: RequestError, request_id: int | str | None) -> None:
-        retry_after_ms = None
-        if isinstance(error, RateLimited):
-            retry_after_ms = max(1, round(error.retry_after_s * 1000))
-        self._reply(
-            Error(id=request_id, code=error.code, message=str(error), retryAfterMs=retry_after_ms)
-        )
-
-    def _reply(self, message: Reply) -> None:
-        if self.outlet is not None:
-            self._context.replied += 1
-            self.tell(text_frame(encode(message)))
-
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))
 
 
-_EVERYTHING: Final = frozenset((EVERYTHING,))
-_NOTHING: Final[frozenset[str]] = frozenset()
-_ANSWERS: Final[dict[type[AnyRequest], Callable[[Session, Any], Reply | None]]] = {
-    Ping: Session._ping,
-    Heartbeat: Session._heartbeat,
+def _published(request: Publish, receipt: Any) -> PublishAck:
+    """`receipt`: where the message is in the feed, None if the bus does not store it."""
+    if receipt is None:
+        return PublishAck(id=request.id)
+    return PublishAck(id=request.id, offset=receipt.offset, epoch=receipt.epoch)
+
+
+_Answers = dict[type[AnyRequest], Callable[[Session, Any], Reply | None]]
+_IN_TURN: Final[_Answers] = {
     Subscribe: Session._subscribe,
     Unsubscribe: Session._unsubscribe,
     Subscriptions: Session._subscriptions,
     Auth: Session._auth,
+}
+_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session.take) | {
+    Ping: Session._ping,
+    Heartbeat: Session._heartbeat,
     Publish: Session._publish,
 }

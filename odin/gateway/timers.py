@@ -13,9 +13,10 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from odin.process.lateness import Lateness
+
 TICK_S: Final = 0.25
 _SLICE_S: Final = 0.002
-_LATE_S: Final = 1.0
 
 
 class Timed(Protocol):
@@ -37,6 +38,7 @@ class Wheel(Service):
         self._soon = soon
         self._buckets: dict[int, set[Timed]] = {}
         self._turned_to = int(self._clock() / TICK_S)
+        self._lateness = Lateness(TICK_S, self._clock)
         self._due: deque[Timed] = deque()
         self._loop = LoopingCall(self._turn)
         self._loop.clock = reactor
@@ -48,6 +50,7 @@ class Wheel(Service):
     def startService(self) -> None:
         super().startService()
         self._turned_to = int(self._clock() / TICK_S)
+        self._lateness.restart()
         self._loop.start(TICK_S, now=False)
 
     def stopService(self) -> None:
@@ -75,12 +78,11 @@ class Wheel(Service):
             item.bucket = None
 
     def _turn(self) -> None:
-        now = self._clock()
-        tick = int(now / TICK_S)
-        late_s = now - (self._turned_to + 1) * TICK_S
-        if late_s > _LATE_S:
-            # The process stood still. The pongs that came meanwhile are not read yet: let them
-            # be, before anybody is called too late.
+        tick = int(self._clock() / TICK_S)
+        late_s = self._lateness.stood_still()
+        if late_s:
+            # The pongs that came meanwhile are not read yet: let them be, before anybody is called
+            # too late.
             self._log.warn("the event loop stood still for {late:.1f} s", late=late_s)
             self._shift(tick)
             return

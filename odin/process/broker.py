@@ -1,9 +1,10 @@
 """`--embedded-nats`: a nats-server beside the workers, kept alive like them."""
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,16 +15,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin.errors import ConfigError
+from odin.process.lateness import Limit
+from odin.process.store import Store
 
 _NAME: Final = "nats-server"
 _PAUSE_S: Final = 1.0
+_ENDS_IN_S: Final = 5.0  # after SIGTERM; then it is killed
 _READY: Final = b"Server is ready"
 # A session of its own: Ctrl-C at a terminal goes to the whole group, and the broker must outlive
-# the workers, which drain. PR_SET_PDEATHSIG (1): it must not outlive the supervisor.
+# the workers, which drain. PR_SET_PDEATHSIG (1): it must not outlive the supervisor, not even if
+# it stands still (SIGKILL, 9).
 _START: Final = """
 import ctypes, os, sys
 os.setsid()
-ctypes.CDLL(None).prctl(1, 15)
+ctypes.CDLL(None).prctl(1, 9)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
@@ -49,7 +54,7 @@ class Broker(ProcessProtocol):
         self._program = find()
         self._arguments = ["-a", address[0], "-p", str(address[1])]
         self._jetstream = jetstream
-        self._store: tempfile.TemporaryDirectory[str] | None = None
+        self._store: Store | None = None
         self._process: Any = None
         self._part = self._last_line = b""
         self._stopping = False
@@ -64,25 +69,39 @@ class Broker(ProcessProtocol):
     def start(self) -> "Deferred[None]":
         """Start it; fires when it takes connections, fails with ConfigError if it ends before."""
         if self._jetstream:
-            self._store = tempfile.TemporaryDirectory(prefix="odin-nats-")
-            self._arguments += ["-js", "-sd", self._store.name]
+            self._store = Store()
+            self._arguments += ["-js", "-sd", str(self._store.path)]
         self._spawn()
         return self._ready
 
     def stop(self) -> "Deferred[None]":
+        """End it, in order if it does so in time; what it has stored goes with it."""
         self._stopping = True
         if self._process is None:
-            self._over.callback(None)
+            self._ended()
         else:
-            self._process.signalProcess("TERM")
+            process = self._process
+            process.signalProcess("TERM")
+            limit = Limit(self._reactor, _ENDS_IN_S, lambda: process.signalProcess("KILL"))
+            self._over.addCallback(lambda _: limit.cancel())
         return self._over
+
+    def abandon(self) -> None:
+        """The supervisor ends in this instant, in a signal handler: leave nothing behind."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+        self._remove()
 
     def _spawn(self) -> None:
         if self._stopping:
             return
         command = [sys.executable, "-I", "-S", "-c", _START, self._program, *self._arguments]
+        descriptors: dict[int, Any] = {1: "r", 2: "r"}
+        if self._store is not None:
+            descriptors[3] = self._store.lock
         self._process = self._reactor.spawnProcess(
-            self, sys.executable, command, env=dict(os.environ), childFDs={1: "r", 2: "r"}
+            self, sys.executable, command, env=dict(os.environ), childFDs=descriptors
         )
 
     def childDataReceived(self, _descriptor: int, data: bytes) -> None:
@@ -97,15 +116,22 @@ class Broker(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         self._process = None
         if self._stopping:
-            if self._store is not None:
-                self._store.cleanup()
-            self._over.callback(None)
+            self._ended()
             return
         text = self._last_line.decode("utf-8", "replace").strip()[-200:]
         if not self._was_ready:
             self._stopping = True
+            self._remove()
             self._ready.errback(ConfigError(f"nats.embedded: nats-server ended: {text}"))
             return
         how = "status 0" if reason.check(ProcessDone) else str(reason.value)
         self._log.error("the embedded nats-server ended ({how}): {text}", how=how, text=text)
         self._reactor.callLater(_PAUSE_S, self._spawn)
+
+    def _ended(self) -> None:
+        self._remove()
+        self._over.callback(None)
+
+    def _remove(self) -> None:
+        if self._store is not None:
+            self._store.remove()

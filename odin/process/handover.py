@@ -13,7 +13,8 @@
     old: end                                     nobody is left, or nobody who can move
     new: leads
 
-What the new worker has not acknowledged when it dies is still with the old one, which goes on.
+What the new worker has not acknowledged when it dies is still with the old one, which goes on. One
+that does not answer in time is killed by the supervisor first: nobody is ever served by two.
 Those who cannot move (TLS, a zlib stream from the past) are drained; those in the middle of a
 frame stay until they are at rest, or for PATIENCE_S. Those for whom the new worker has no room are
 drained as well.
@@ -29,13 +30,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from odin.process.channel import Channel, adopt, content
+from odin.process.lateness import Limit
 
 PATIENCE_S: Final = 10.0  # for clients to come to rest
 _BATCH: Final = 100  # clients in one message
 _LOOK_EVERY_S: Final = 0.02
 _MAX_UNSENT: Final = 4 << 20  # bytes of state on their way, before more is made
 _DRAIN_S: Final = 5.0  # for those who cannot move to leave, evenly
-_SETTLE_S: Final = 5.0  # for the new worker to be as far in the feed as a client
+_ANSWER_S: Final = 5.0  # for an answer of the new worker; clients may be waiting for it
+_STATE_S: Final = 20.0  # for the new worker to take the feed's state in
+_SETTLE_S: Final = 4.0  # for the new worker to be as far in the feed as a client
 _STOP_S: Final = 2.0  # for the answer to clients that are on their way
 _LATE_S: Final = 15.0  # after which no relayed message is on its way from the broker any more
 
@@ -61,7 +65,7 @@ class Side(Protocol):
     def feed(self, fence: bytes) -> list[tuple[str, object]]: ...
     def flush(self, send: Callable[[str, object], None]) -> None: ...
     def stop_recording(self) -> None: ...
-    def live(self) -> bool: ...
+    def unbroken(self) -> bool: ...
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
     def release(self) -> None: ...
     def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
@@ -76,7 +80,7 @@ class Side(Protocol):
     def drain(self, sessions: Iterable[Any], over_s: float) -> "Deferred[int]": ...
     def ahead(self, raw: msgspec.Raw) -> bool: ...
     def settle(self, raw: msgspec.Raw, sockets: list[Any]) -> None: ...
-    def lead(self, *, told_stale: bool = False) -> None: ...
+    def lead(self, *, unbroken: bool = True) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -99,7 +103,7 @@ class Giver:
     ) -> None:
         """`patience_s`: for those who are not at rest. `tell` gets ("released", None) once nothing
         is accepted here any more, and at the end ("given", how many) or ("kept", how many are
-        still here)."""
+        still here); and ("stuck", None) if the new worker does not answer: it must be killed."""
         self._reactor = reactor
         self._side = side
         self._tell = tell
@@ -121,11 +125,22 @@ class Giver:
         over: Deferred[None] = Deferred()
         self._over.addCallback(over.callback)
         if not self._over.called:
-            self._reactor.callLater(_STOP_S, self._stop_now)
+            limit = Limit(self._reactor, _STOP_S, self._stop_now)
+            self._over.addCallback(lambda _: limit.cancel())
         return over
 
     def _stop_now(self) -> None:
-        if not self._over.called and not self._gone:
+        """It must end, even if there is no supervisor any more that kills the other one."""
+        self._stuck()
+        limit = Limit(self._reactor, _STOP_S, self._cut)
+        self._over.addCallback(lambda _: limit.cancel())
+
+    def _stuck(self) -> None:
+        self._log.error("the new worker does not answer")
+        self._tell("stuck", None)
+
+    def _cut(self) -> None:
+        if not self._gone:
             self._channel.close()
             self._lost()
 
@@ -139,15 +154,16 @@ class Giver:
         try:
             want: Want = content(await self._next("want"), Want)
             await self._send_state(want.fence)
-            await self._next("synced")
+            await self._next("synced", _STATE_S)
             self._side.release()
             self._channel.send("numbered", self._side.numbered())
             await self._next("noted")
             self._tell("released", None)
             await self._give_all()
             self._side.flush(self._channel.send)
+            unbroken = self._side.unbroken()
             self._side.stop_recording()
-            self._channel.send("end", self._side.live())
+            self._channel.send("end", unbroken)
             await self._next("leads")
         except _Gone:
             return
@@ -160,20 +176,28 @@ class Giver:
     async def _send_state(self, fence: bytes | None) -> None:
         self._channel.send("hello", self._side.hello())
         if fence is not None:
-            for kind, part in self._side.feed(fence):
-                self._channel.send(kind, part)
-                await self._pause(0)
-                while self._channel.waiting > _MAX_UNSENT:
-                    await self._pause(0.001)
+            with Limit(self._reactor, _STATE_S, self._stuck):
+                for kind, part in self._side.feed(fence):
+                    self._channel.send(kind, part)
+                    await self._pause(0)
+                    while self._channel.waiting > _MAX_UNSENT:
+                        await self._pause(0.001)
         self._channel.send("caught-up")
 
     async def _give_all(self) -> None:
         """Give everybody who can be given; let the others go."""
-        began = self._reactor.seconds()
+        with Limit(self._reactor, self._patience_s) as patience:
+            drains = await self._give_while(patience)
+        while not self._enough and not all(each.called for each in drains):
+            self._side.flush(self._channel.send)  # those who have moved wait for the feed
+            await self._pause(_LOOK_EVERY_S)
+
+    async def _give_while(self, patience: Limit) -> "list[Deferred[int]]":
+        """Give those who are at rest, or come to rest in time; the others are being drained."""
         leaving: dict[Any, None] = {}
         drains = []
         while not self._enough:
-            passed_s = self._reactor.seconds() - began
+            passed_s = patience.ran_s
             ready, stuck, busy = self._side.candidates()
             if ready:
                 self._channel.send("room")
@@ -194,9 +218,7 @@ class Giver:
                 break
             self._side.flush(self._channel.send)
             await self._pause(_LOOK_EVERY_S)
-        while not self._enough and not all(each.called for each in drains):
-            self._side.flush(self._channel.send)  # those who have moved wait for the feed
-            await self._pause(_LOOK_EVERY_S)
+        return drains
 
     async def _give(self, sessions: Iterator[Any]) -> bool:
         """Give some of them; False when there is nobody left."""
@@ -218,13 +240,19 @@ class Giver:
         if self._gone:
             raise _Gone
 
-    async def _next(self, kind: str) -> msgspec.Raw:
-        """The next message, which must be of this kind. Raises: _Gone, ValueError."""
-        while not self._answers:
-            if self._gone:
-                raise _Gone
-            self._news = Deferred()
-            await self._news
+    async def _next(self, kind: str, within_s: float = _ANSWER_S) -> msgspec.Raw:
+        """The next message, which must be of this kind. Raises: _Gone, ValueError.
+
+        A new worker that does not say it in time is called stuck. What it had taken until then is
+        known only when it is gone, and only then does this go on.
+        """
+        if not self._answers:
+            with Limit(self._reactor, within_s, self._stuck):
+                while not self._answers:
+                    if self._gone:
+                        raise _Gone
+                    self._news = Deferred()
+                    await self._news
         got, raw = self._answers.pop(0)
         if got != kind:
             raise ValueError(f"{got} instead of {kind}")
@@ -297,7 +325,7 @@ class Taker:
             self._channel.send("synced")
             self._tell("synced", None)
         elif kind == "end":
-            self._lead(told_stale=not content(raw, bool))
+            self._lead(unbroken=content(raw, bool))
             self._channel.send("leads")
         elif not self._side.take_feed(kind, raw):
             raise ValueError(f"an unknown message: {kind}")
@@ -323,11 +351,11 @@ class Taker:
             self._side.settle(raw, sockets)
             self._taken += len(sockets)
 
-    def _lead(self, *, told_stale: bool = False) -> None:
+    def _lead(self, *, unbroken: bool = True) -> None:
         if self._leads:
             return
         self._leads = True
-        self._side.lead(told_stale=told_stale)
+        self._side.lead(unbroken=unbroken)
         self._reactor.callLater(_LATE_S, self._side.forget)
         self._tell("taken", self._taken)
 

@@ -21,9 +21,11 @@ def graceful(
     only: Iterable[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
     on_hangup: Callable[[], object] | None = None,
     stopping: Callable[[], object] | None = None,
+    at_once: Callable[[], object] | None = None,
 ) -> None:
     """Take the signals over once `reactor` runs. `on_hangup`: what SIGHUP does instead.
-    `stopping`: what the first of `only` does instead of stopping the reactor.
+    `stopping`: what the first of `only` does instead of stopping the reactor. `at_once`: what is
+    done in the handler of the second, before the process ends.
 
     Twisted's own handlers would end the process with the signal's status, and a second signal
     would be an error.
@@ -34,6 +36,8 @@ def graceful(
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen > 1:
+            if at_once is not None:
+                at_once()
             os._exit(128 + number)
         _log.info("{name}: stopping", name=signal.Signals(number).name)
         reactor.callFromThread(stopping or (lambda: stop(reactor)))

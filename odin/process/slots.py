@@ -16,6 +16,7 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.sockets: list[socket.socket] = []
+        self.log: int | None = None  # the log file, opened before the process gave up its rights
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self.leaving: list[Worker] = []  # who have handed over, and are about to end
@@ -29,8 +30,9 @@ class Slot:
         return [each for each in (self.worker, self.successor) if each is not None]
 
     def serving(self, reports: Iterable[Report]) -> list[Report]:
-        """Those of them that count: a successor does when it has clients."""
-        successor = self.successor.pid if self.successor is not None else None
+        """Those of them that count: a successor does when it listens, or has clients."""
+        idle = self.successor is not None and not self.successor.listening
+        successor = self.successor.pid if self.successor is not None and idle else None
         return [
             each
             for each in reports

@@ -6,6 +6,7 @@ workers      odin.worker processes, each with a channel
 metrics      what ended workers have counted stays counted
 """
 
+import math
 import os
 import secrets
 import time
@@ -18,9 +19,12 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from odin import logs
+from odin.errors import ConfigError
 from odin.process import listeners, systemd
 from odin.process.broker import Broker
 from odin.process.channel import content
+from odin.process.lateness import Lateness
 from odin.process.shared import SEATS, SharedMemory
 from odin.process.slots import Slot
 from odin.process.workers import Answer, Ask, Begin, Keeper, Worker
@@ -86,11 +90,20 @@ class Supervisor(Service, Keeper):
         self._announced = False
         self._poll = LoopingCall(self._look)
         self._poll.clock = reactor
+        self._lateness = Lateness(POLL_S, reactor.seconds)
+        self._went_on_at = -math.inf  # after this process had stood still
 
     # -- its life
 
     def privilegedStartService(self) -> None:
-        """Raises: CannotListenError."""
+        """Raises: CannotListenError, ConfigError."""
+        for slot in self.slots:
+            path = self._log_file(slot.number)
+            if path is not None:
+                try:
+                    slot.log = logs.open_file(path)
+                except OSError as error:
+                    raise ConfigError(f"cannot write the log {path}: {error.strerror}") from None
         found, self._kept = self._open_sockets()
         for number, slot in enumerate(self.slots):
             if self._kept or number == 0:  # all accept from systemd's
@@ -112,6 +125,7 @@ class Supervisor(Service, Keeper):
     def _start_all(self) -> None:
         for slot in self.slots:
             slot.worker = self.spawn(slot)
+        self._lateness.restart()
         self._poll.start(POLL_S, now=False)
 
     def _give_up(self, why: Any) -> None:
@@ -139,12 +153,9 @@ class Supervisor(Service, Keeper):
         workers = [each for slot in self.slots for each in (*slot.living(), *slot.leaving)]
         for worker in workers:
             worker.drain(last=not self._kept)
-        timeout_s = self.shutdown_timeout_s + _KILL_AFTER_S
-        killing = [self._reactor.callLater(timeout_s, each.kill) for each in workers]
+        for worker in workers:
+            worker.kill_after(self.shutdown_timeout_s + _KILL_AFTER_S)
         yield DeferredList([each.over for each in workers])
-        for each in killing:
-            if each.active():
-                each.cancel()
         if self._broker is not None:
             yield self._broker.stop()
 
@@ -163,7 +174,7 @@ class Supervisor(Service, Keeper):
             cell=cell,
             successor=successor,
         )
-        worker = Worker(self._reactor, self, begin, self.shared.descriptor)
+        worker = Worker(self._reactor, self, begin, self.shared.descriptor, slot.log)
         self._cells.remove(cell)
         return worker
 
@@ -223,7 +234,7 @@ class Supervisor(Service, Keeper):
 
     def _restart(self, slot: Slot, ended: Worker) -> None:
         self.restarts += 1
-        if time.monotonic() - ended.began_at > _STABLE_S:
+        if self._reactor.seconds() - ended.began_at > _STABLE_S:
             slot.failures = 0
         pause_s = _PAUSES_S[min(slot.failures, len(_PAUSES_S) - 1)]
         slot.failures += 1
@@ -290,19 +301,26 @@ class Supervisor(Service, Keeper):
 
     def well(self) -> bool:
         """Whether the watchdog may be told so: there is a worker that answers."""
-        now = time.monotonic()
         workers = [each.worker for each in self.slots if each.worker is not None]
-        return any(now - each.heard_at < _HUNG_S / 2 for each in workers)
+        return any(self._silent_s(each) < _HUNG_S / 2 for each in workers)
 
     def _look(self) -> None:
         """Ask everybody; a worker that has not said a word for long is replaced."""
+        late_s = self._lateness.stood_still()
+        if late_s:
+            self._log.warn("the supervisor stood still for {late:.1f} s", late=late_s)
+            self._went_on_at = self._reactor.seconds()
         self.reports(metrics=True)
-        now = time.monotonic()
         for slot in self.slots:
             worker = slot.worker
-            if worker is not None and now - max(worker.heard_at, worker.began_at) > _HUNG_S:
+            if worker is not None and self._silent_s(worker) > _HUNG_S:
                 self._log.error("worker {number} does not answer: killed", number=slot.number)
                 worker.kill()
+
+    def _silent_s(self, worker: Worker) -> float:
+        """For how long a worker could have been heard, and was not."""
+        now: float = self._reactor.seconds()
+        return now - max(worker.heard_at, worker.began_at, self._went_on_at)
 
     def _announce(self) -> None:
         """Say that the server is there, once all workers listen."""

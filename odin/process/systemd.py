@@ -14,6 +14,8 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
+from odin.process.lateness import Lateness
+
 _FIRST_DESCRIPTOR: Final = 3
 _NOTIFY_S: Final = 0.2
 RELOADING: Final = "RELOADING=1"
@@ -88,10 +90,12 @@ class Watchdog(Service):
         self._interval_s = watchdog_interval_s()
         self._loop = LoopingCall(self._tell)
         self._loop.clock = reactor
+        self._lateness = Lateness(self._interval_s or 0.0, reactor.seconds)
 
     def startService(self) -> None:
         super().startService()
         if self._interval_s is not None:
+            self._lateness.restart()
             self._loop.start(self._interval_s)
 
     def stopService(self) -> None:
@@ -100,5 +104,6 @@ class Watchdog(Service):
             self._loop.stop()
 
     def _tell(self) -> None:
-        if self._well():
+        # a process that stood still has not heard yet what others told it meanwhile
+        if self._lateness.stood_still() or self._well():
             notify("WATCHDOG=1")

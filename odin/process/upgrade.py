@@ -23,14 +23,18 @@ from odin.errors import ConfigError
 from odin.process import systemd
 from odin.process.channel import pair
 from odin.process.handover import PATIENCE_S
+from odin.process.lateness import Limit
 from odin.process.slots import Slot
 from odin.process.supervisor import Supervisor
 from odin.process.workers import Worker
 
+_ALL_THERE_S: Final = 10.0  # for a worker that is being started again
 _READY_S: Final = 20.0  # for a new worker
 _LEAST_PATIENCE_S: Final = 1.0  # of each slot, with clients that are not at rest
 _GIVE_S: Final = 40.0  # for a slot
+_ENOUGH_S: Final = 5.0  # for the end of a slot that took too long
 _ENDS_IN_S: Final = 1.0  # for a worker whose link is gone
+_LISTENS_S: Final = 10.0  # for a worker that has everybody and was given its sockets
 _LOOK_EVERY_S: Final = 0.02
 
 
@@ -80,8 +84,6 @@ class Upgrades:
         supervisor = self._supervisor
         if supervisor.stopping:
             return self._refused("the server stops")
-        if supervisor.missing:
-            return self._refused("a worker is missing")
         try:
             self._check()
         except ConfigError as error:
@@ -90,6 +92,7 @@ class Upgrades:
         systemd.notify(systemd.RELOADING)
         began = time.monotonic()
         try:
+            await self._all_there()
             old = await self._prepare()
             given = await self._hand_over_all(old)
         except Exception as error:
@@ -111,6 +114,20 @@ class Upgrades:
         )  # fmt: skip
         return {"status": "done", "clients": sum(given), "seconds": took_s}
 
+    async def _all_there(self) -> None:
+        """Wait a moment for workers that are being started again. Raises: HandoverFailed."""
+        with Limit(self._reactor, _ALL_THERE_S) as limit:
+            while self._supervisor.missing:
+                if limit.passed:
+                    raise HandoverFailed("a worker is missing")
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Raises: HandoverFailed."""
+        await deferLater(self._reactor, _LOOK_EVERY_S)
+        if self._supervisor.stopping:
+            raise HandoverFailed("the server stops")
+
     async def _prepare(self) -> list[Worker]:
         """Have a ready successor in each slot; the old ones. Raises: HandoverFailed."""
         supervisor = self._supervisor
@@ -120,17 +137,18 @@ class Upgrades:
         for slot, predecessor in zip(supervisor.slots, old, strict=True):
             self._check_old(slot, predecessor)
             worker = slot.successor = supervisor.spawn(slot, successor=True)
-            stop_at = self._reactor.seconds() + _READY_S
-            while not worker.ready:
-                await deferLater(self._reactor, _LOOK_EVERY_S)
-                if not worker.running:
-                    why = worker.last_words or worker.status
-                    raise HandoverFailed(f"the new worker {slot.number} ended: {why}")
-                if self._reactor.seconds() > stop_at:
-                    raise HandoverFailed(
-                        f"the new worker {slot.number} did not become ready: is the broker there?"
-                    )
-                self._check_old(slot, predecessor)
+            with Limit(self._reactor, _READY_S) as limit:
+                while not worker.ready:
+                    await self._pause()
+                    if not worker.running:
+                        why = worker.last_words or worker.status
+                        raise HandoverFailed(f"the new worker {slot.number} ended: {why}")
+                    if limit.passed:
+                        raise HandoverFailed(
+                            f"the new worker {slot.number} did not become ready: "
+                            "is the broker there?"
+                        )
+                    self._check_old(slot, predecessor)
         return old
 
     def _check_old(self, slot: Slot, old: Worker) -> None:
@@ -155,47 +173,52 @@ class Upgrades:
         new = slot.successor
         if new is None:
             raise HandoverFailed(f"the new worker {slot.number} ended")
-        event, value, released = await self._exchange(slot, old, new, patience_s)
-        if not new.running:
-            if event == "ended":
-                raise HandoverFailed(f"both workers {slot.number} ended")
-            event = "kept"
+        event, value, why = await self._exchange(slot, old, new, patience_s)
         if event == "ended":
+            if not new.running:
+                raise HandoverFailed(f"both workers {slot.number} ended")
             self._log.error("the old worker {number} died while it handed over", number=slot.number)
-            if not released:
-                self._supervisor.let_listen(slot, new)
+            self._supervisor.let_listen(slot, new)
             self._take_place(slot, old, new)
+            if not await self._listens(new):
+                raise HandoverFailed(f"the new worker {slot.number} does not listen")
             return 0
+        if event == "given" and not await self._arrives(slot, old, new):
+            why = "it did not listen" if new.running else ""
+            new.kill()
+            event, value = "kept", 0
         if event == "kept":
-            if released and old.running and not self._supervisor.stopping:
-                self._supervisor.let_listen(slot, old)
             await self._end_of(new)
+            if old.running and not self._supervisor.stopping:
+                self._supervisor.let_listen(slot, old)
             if new.running:
                 why = "it takes too long"
-            else:
-                why = f"it ended: {new.last_words or new.status}"
             raise HandoverFailed(
-                f"the new worker {slot.number} failed half-way ({why}); "
+                f"the new worker {slot.number} failed half-way "
+                f"({why or f'it ended: {new.last_words or new.status}'}); "
                 f"{value} clients stay with the old one"
             )
-        self._take_place(slot, old, new)
+        if slot.successor is new:
+            self._take_place(slot, old, new)
         old.drain()
-        self._reactor.callLater(_GIVE_S, old.kill_if_running)
+        old.kill_after(_GIVE_S)
         return int(value)
 
     async def _exchange(
         self, slot: Slot, old: Worker, new: Worker, patience_s: float
-    ) -> tuple[str, Any, bool]:
+    ) -> tuple[str, Any, str]:
         """Let two workers do it: "given", "kept" or "ended" (of the old one), how many clients,
-        and whether the old one had stopped accepting."""
+        and why it failed, where the new one's end does not say it."""
         result: Deferred[tuple[str, Any]] = Deferred()
-        released = False
+        why = ""
 
         def old_says(event: str, value: Any) -> None:
-            nonlocal released
+            nonlocal why
             if event == "released":
-                released = True
                 self._supervisor.let_listen(slot, new)
+            elif event == "stuck":
+                why = "it did not answer"
+                new.kill()  # before anybody whom it may have is served by the old one
             elif event in ("given", "kept", "ended") and not result.called:
                 result.callback((event, value))
 
@@ -207,8 +230,8 @@ class Upgrades:
         new.events.append(new_says)
         ours, theirs = pair()
         late = [
-            self._reactor.callLater(_GIVE_S, old.send, "enough"),
-            self._reactor.callLater(_GIVE_S + 5, new.kill),
+            Limit(self._reactor, _GIVE_S, lambda: old.send("enough")),
+            Limit(self._reactor, _GIVE_S + _ENOUGH_S, new.kill),
         ]
         try:
             new.send("take", None, [theirs.fileno()])
@@ -222,15 +245,38 @@ class Upgrades:
             with contextlib.suppress(ValueError):
                 new.events.remove(new_says)
             for each in late:
-                if each.active():
-                    each.cancel()
-        return event, value, released
+                each.cancel()
+        return event, value, why
+
+    async def _arrives(self, slot: Slot, old: Worker, new: Worker) -> bool:
+        """Wait until the new worker, which has everybody, accepts; whether it does.
+
+        Until then the old one keeps the place: somebody listens there, or will in an instant.
+        """
+
+        def old_says(event: str, _value: Any) -> None:
+            if event == "ended":  # or the supervisor would start another one
+                self._take_place(slot, old, new)
+
+        old.events.append(old_says)
+        try:
+            return await self._listens(new)
+        finally:
+            old.events.remove(old_says)
+
+    async def _listens(self, worker: Worker) -> bool:
+        """Wait until a worker accepts, and has said how it is; whether it does."""
+        with Limit(self._reactor, _LISTENS_S) as limit:
+            while worker.running and not worker.listening and not limit.passed:
+                await deferLater(self._reactor, _LOOK_EVERY_S)
+        await worker.report(metrics=False)
+        return worker.listening
 
     async def _end_of(self, worker: Worker) -> None:
         """Wait a moment for a process that is about to end."""
-        stop_at = self._reactor.seconds() + _ENDS_IN_S
-        while worker.running and self._reactor.seconds() < stop_at:
-            await deferLater(self._reactor, _LOOK_EVERY_S)
+        with Limit(self._reactor, _ENDS_IN_S) as limit:
+            while worker.running and not limit.passed:
+                await deferLater(self._reactor, _LOOK_EVERY_S)
 
     def _take_place(self, slot: Slot, old: Worker, new: Worker) -> None:
         if old.running:
@@ -247,8 +293,7 @@ class Upgrades:
             if new.ready:
                 new.send("unlisten", slot.number)
                 new.drain()
-                timeout_s = self._supervisor.shutdown_timeout_s
-                self._reactor.callLater(timeout_s, new.kill_if_running)
+                new.kill_after(self._supervisor.shutdown_timeout_s)
             else:
                 new.kill()
         if slot.worker is not None:

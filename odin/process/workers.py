@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,10 +14,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin.process.channel import Channel, content, pair
+from odin.process.lateness import Limit
 from odin.reports import Family, Report
 
 CHANNEL_VARIABLE: Final = "ODIN_CHANNEL"
 _REPORT_TIMEOUT_S: Final = 1.5
+_HUNG_UP_S: Final = 5.0  # for the end of a process that has closed its channel
 _CHANNEL: Final = 3  # its descriptor, in the worker
 
 
@@ -68,7 +69,10 @@ class Worker(ProcessProtocol):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, keeper: Keeper, begin: Begin, shared: int) -> None:
+    def __init__(
+        self, reactor: Any, keeper: Keeper, begin: Begin, shared: int, log: int | None = None
+    ) -> None:
+        """`shared`, `log`: descriptors of the shared memory and of the log file."""
         self.number = begin.worker
         self.cell = begin.cell
         self.successor = begin.successor
@@ -80,7 +84,8 @@ class Worker(ProcessProtocol):
         self.last_words = ""
         self.last_report: Report | None = None
         self.metrics: list[Family] = []  # as it told them last
-        self.began_at = self.heard_at = time.monotonic()
+        self.began_at: float = reactor.seconds()
+        self.heard_at: float = self.began_at
         self.events: list[Callable[[str, Any], None]] = []
         self.over: Deferred[None] = Deferred()
         self._keeper = keeper
@@ -91,7 +96,7 @@ class Worker(ProcessProtocol):
         self._channel = Channel(reactor, ours, self._received, self._hung_up)
         try:
             with theirs:
-                self._channel.send("begin", begin, [shared])
+                self._channel.send("begin", begin, [shared] if log is None else [shared, log])
                 self._process = self._spawn(theirs)
         except Exception:
             self.running = False
@@ -139,6 +144,11 @@ class Worker(ProcessProtocol):
         if self.running:
             self._process.signalProcess("KILL")
 
+    def kill_after(self, seconds: float) -> None:
+        """End at once, unless it has ended by then."""
+        limit = Limit(self._reactor, seconds, self.kill)
+        self.over.addCallback(lambda _: limit.cancel())
+
     # -- from the process
 
     def errReceived(self, data: bytes) -> None:
@@ -178,7 +188,7 @@ class Worker(ProcessProtocol):
     def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
         for each in descriptors:
             os.close(each)
-        self.heard_at = time.monotonic()
+        self.heard_at = self._reactor.seconds()
         if kind == "report":
             self._reported(content(raw, Report))
             return
@@ -207,11 +217,7 @@ class Worker(ProcessProtocol):
 
     def _hung_up(self) -> None:
         """It closed its end: it is about to be over, or cannot be told anything any more."""
-        self._reactor.callLater(5, self.kill_if_running)
-
-    def kill_if_running(self) -> None:
-        if self.running:
-            self.kill()
+        self.kill_after(_HUNG_UP_S)
 
     def _no_report(self, answer: "Deferred[Report | None]") -> None:
         if not answer.called:

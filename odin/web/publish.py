@@ -10,6 +10,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from odin.access.origins import OriginPolicy
 from odin.access.tokens import TokenVerifier
 from odin.bus.bridge import Bridge
+from odin.bus.interfaces import Receipt
 from odin.errors import (
     BadChannel,
     Duplicate,
@@ -71,7 +72,7 @@ class PublishPage(JsonResource):
                 self._auth_failed(error.cause)
             return _refused(request, error)
         done.addCallbacks(
-            lambda _: finish(request, reply(request, 202, receipt)),
+            lambda place: finish(request, reply(request, 202, receipt | _position(place))),
             lambda failure: finish(request, _failed(request, failure)),
         )
         return NOT_DONE_YET
@@ -97,6 +98,10 @@ class PublishPage(JsonResource):
         identity = self._verifier.verify(token.strip())
         if not permitted(identity.publish, subject):
             raise Forbidden("the token does not permit publishing here")
+
+
+def _position(place: Receipt | None) -> dict[str, Any]:
+    return {} if place is None else {"offset": place.offset, "epoch": place.epoch}
 
 
 def _refused(request: Request, error: RequestError) -> bytes:

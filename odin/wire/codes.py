@@ -7,7 +7,8 @@ from typing import Final
 class CloseCode(IntEnum):
     """WebSocket close codes that Odin sends (RFC 6455 7.4; 4000-4999 are ours).
 
-    A client may come back after any of them, except after FORBIDDEN.
+    After the four of broken frames, after POLICY and FORBIDDEN, a client that reconnects unchanged
+    is closed again; after all others it may reconnect.
     """
 
     NORMAL = 1000
@@ -18,12 +19,12 @@ class CloseCode(IntEnum):
     POLICY = 1008  # too many bad messages
     TOO_BIG = 1009
     INTERNAL = 1011  # our fault
-    RESTART = 1012  # come back after the hint in `reconnect`
+    RESTART = 1012  # reconnect after the hint in `reconnect`
     OVERLOAD = 1013
-    TOKEN_EXPIRED = 4401  # get a new token, come back
-    FORBIDDEN = 4403  # do not come back
-    TOO_SLOW = 4408  # come back and resume
-    RATE_LIMITED = 4429  # back off, then come back
+    TOKEN_EXPIRED = 4401  # get a new token, reconnect
+    FORBIDDEN = 4403  # do not reconnect with this token
+    TOO_SLOW = 4408  # reconnect and resume
+    RATE_LIMITED = 4429  # back off, then reconnect
 
 
 NO_STATUS: Final = 1005  # never on the wire: a close frame without a code

@@ -19,7 +19,7 @@ reply echoes):
     -> {"type":"auth","token":".."}
     <- {"type":"auth_ack","userId","expiresAt"}
     -> {"type":"publish","channel":"..","data":<any JSON>}
-    <- {"type":"publish_ack"}
+    <- {"type":"publish_ack","offset"?,"epoch"?}
     <- {"type":"error","code","message","retryAfterMs"?}                       the connection stays
 
 Server to client, unasked:
@@ -221,8 +221,11 @@ class AuthAck(Reply, tag="auth_ack", frozen=True, kw_only=True, gc=False):
     expiresAt: int
 
 
-class PublishAck(Reply, tag="publish_ack", frozen=True, gc=False):
-    pass
+class PublishAck(Reply, tag="publish_ack", frozen=True, kw_only=True, gc=False):
+    """With JetStream: where the message is in the feed."""
+
+    offset: int | None = None
+    epoch: str | None = None
 
 
 class Error(Reply, tag="error", frozen=True, kw_only=True, gc=False):
@@ -283,9 +286,8 @@ def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
         return None, payload.lstrip()[:1] == b"{"
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
-    if isinstance(nonce, str | int) and nonce != "":
-        return nonce, True
-    return None, True
+    kind = type(nonce)  # not isinstance: true and false are ints to Python
+    return nonce if kind is int or (kind is str and nonce) else None, True
 
 
 class _Timed(msgspec.Struct, gc=False):

@@ -1,236 +1,309 @@
-"""Chaos: two Odins on one JetStream broker, clients that stall and drop, processes that die.
+"""Chaos: two Odins on JetStream, clients that stall and drop, and everything else that goes wrong.
 
-    python -m tests.integration.chaos --seconds 45 --seed 7
+    python -m tests.integration.chaos --seconds 45 --seed 7 [--cluster]
 
-Every message that the broker took is known by its sequence. At the end each client's stream must
-be that of the publisher: in order, nothing twice, and nothing missing but prices that were told to
-be merged, each with a newer one behind it.
+One Odin is a single process, the other one has a supervisor and hands its clients over, half of the
+time in the middle of something else. The broker is one nats-server, or a cluster of three. At the
+end each client's stream must be right (see `chaos_client`); where no fault destroyed what the
+broker had acknowledged, there may be no gap at all, and every message that was acknowledged must
+have reached somebody. The summary says how often each thing was done.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
+import shutil
 import signal
-import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import nats
 from nats.errors import Error as NatsError
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from odin.wire.subjects import covers
-from tests.integration.harness import Nats, Odin, free_port
+from tests.integration.brokers import Cluster, jetstream
+from tests.integration.chaos_client import CHANNELS, Client, Truth
+from tests.integration.harness import Nats, Odin, eventually, free_port
 
-_PATTERNS = ([">"], ["odin.token.*.price"], ["odin.trades.*"], ["odin.trades.B", "odin.token.>"])
-_CHANNELS = ("odin.token.A.price", "odin.token.B.price", "odin.trades.A", "odin.trades.B")
-_SETTLE_S = 25
+_SETTLE_S = 60
 _RATE = 60
 _PAD = "x" * 3000
+_DISK = "size=96m"
+# Each of them may take away what was acknowledged: a gap is right if it is told.
+_DESTROY = ("roll the broker back", "purge the stream", "fill the broker's disk")
+
+Event = Callable[[float], Awaitable[None]]
+
+
+class Broker:
+    """One nats-server, whose store can be lost."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="odin-chaos-"))
+        self.mounted = not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", _DISK, "tmpfs", self._folder],
+            check=False, capture_output=True,
+        ).returncode  # fmt: skip
+        self._store = self._folder / "store"
+        self._port = free_port()
+        self._start()
+
+    def _start(self) -> None:
+        self._nats = Nats("-js", "-sd", str(self._store), port=self._port)
+
+    @property
+    def url(self) -> str:
+        return self._nats.url
+
+    def events(self) -> dict[str, Event]:
+        found: dict[str, Event] = {
+            "restart the broker": self._restart,
+            "pause the broker": self._pause,
+            "roll the broker back": self._roll_back,
+        }
+        if self.mounted:
+            found["fill the broker's disk"] = self._fill
+        return found
+
+    def stop(self) -> None:
+        self._nats.stop()
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", self._folder], check=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _restart(self, seconds: float) -> None:
+        self._nats.signal(signal.SIGTERM)
+        await asyncio.to_thread(self._nats.wait)
+        self._nats.stop()
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(self._start)
+
+    async def _pause(self, seconds: float) -> None:
+        await _paused(self._nats.pid, 2 * seconds)
+
+    async def _roll_back(self, seconds: float) -> None:
+        """A power failure: the end of the store was never written to the disk."""
+        self._nats.signal(signal.SIGTERM)
+        await asyncio.to_thread(self._nats.wait)
+        saved = self._folder / "saved"
+        await asyncio.to_thread(shutil.copytree, self._store, saved)
+        await asyncio.to_thread(self._start)
+        await asyncio.sleep(1 + seconds)
+        self._nats.stop()
+        shutil.rmtree(self._store)
+        saved.rename(self._store)
+        await asyncio.to_thread(self._start)
+
+    async def _fill(self, seconds: float) -> None:
+        ballast = self._folder / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+        await asyncio.sleep(1 + seconds)
+        ballast.unlink()
+        await self._restart(0.1)  # a server that has disabled JetStream does not enable it again
+
+
+class ThreeBrokers:
+    """A cluster that keeps the stream three times."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster()
+
+    @property
+    def url(self) -> str:
+        return self._cluster.url
+
+    def events(self) -> dict[str, Event]:
+        return {"kill the leader": self._kill, "pause the leader": self._pause}
+
+    def stop(self) -> None:
+        self._cluster.stop()
+
+    async def _kill(self, seconds: float) -> None:
+        leader = await asyncio.to_thread(self._cluster.leader, "CHAOS")
+        self._cluster.kill(leader)
+        await asyncio.sleep(2 * seconds)
+        await asyncio.to_thread(self._cluster.start, leader)
+
+    async def _pause(self, seconds: float) -> None:
+        leader = await asyncio.to_thread(self._cluster.leader, "CHAOS")
+        await _paused(self._cluster.nodes[leader].pid, 2 * seconds)
 
 
 class World:
-    """The processes, and what is known of the truth."""
+    """The processes, and what is done to them."""
 
-    def __init__(self, seed: int, clients: int) -> None:
+    def __init__(self, seed: int, clients: int, *, cluster: bool) -> None:
         self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-        self.log: dict[int, str] = {}  # sequence -> channel
-        self.quiet = asyncio.Event()  # nothing more is published
-        self.ended = asyncio.Event()  # all that was published is in the log
-        self._folder = tempfile.mkdtemp()
-        self._nats_port = free_port()
-        self.nats = self._broker()
-        self.ports = [free_port(), free_port()]
-        self.odins = [self._odin(port) for port in self.ports]
-        self.clients = [Client(self, n) for n in range(clients)]
+        self.truth = Truth()
+        self.acknowledged: dict[int, str] = {}  # n -> channel
+        self.done: Counter[str] = Counter()
+        self.intact_from = 0  # the first n after the last fault that destroyed something
         self.conflated = 0.0
-        self.recovered: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self._number = 0
+        self._quiet = asyncio.Event()
+        self._broker: Broker | ThreeBrokers = ThreeBrokers() if cluster else Broker()
+        config = {"name": "CHAOS", "subjects": ["odin.>"], "num_replicas": 3 if cluster else 1}
+        jetstream(self._broker.url, "STREAM.CREATE.CHAOS", config)
+        self._ports = [free_port(), free_port()]
+        self.odins = [self._odin(0), self._odin(1)]
+        self.clients = [
+            Client(self.truth, self._ports, n, self.random.random()) for n in range(clients)
+        ]
 
-    def _broker(self) -> Nats:
-        return Nats("-js", "-sd", self._folder, port=self._nats_port)
-
-    def _odin(self, port: int) -> Odin:
+    def _odin(self, which: int) -> Odin:
+        workers = ("--workers", "1") if which else ()
         return Odin(
-            "--port", str(port), "--nats-url", self.nats.url,
-            NATS_JETSTREAM_STREAM="CHAOS", NATS_JETSTREAM_CREATE="true",
-            DELIVERY_MAX_PENDING="300000", NATS_JETSTREAM_PRELOAD="50", DELIVERY_HISTORY_MESSAGES="150",
+            "--port", str(self._ports[which]), "--nats-url", self._broker.url, *workers,
+            NATS_JETSTREAM_STREAM="CHAOS", DELIVERY_MAX_PENDING="300000",
+            NATS_JETSTREAM_PRELOAD="50", DELIVERY_HISTORY_MESSAGES="150",
             NATS_RECONNECT_WAIT="100", NATS_RECONNECT_JITTER="50", SERVER_WRITE_TIMEOUT="4",
-            LIMITS_MESSAGES_PER_SECOND="0", DELIVERY_SEND_BUFFER="16384",
+            LIMITS_MESSAGES_PER_SECOND="0",
         )  # fmt: skip
 
-    def note_metrics(self, odin: Odin) -> None:
-        """Keep what a process counted, before it dies."""
-        with contextlib.suppress(OSError):
-            metrics = odin.metrics()
-            self.conflated += metrics.get("odin_conflated_messages_total", 0)
-            for name, value in metrics.items():
-                if name.startswith("odin_recovery_total"):
-                    self.recovered[name.partition("{")[2].rstrip("}")] += int(value)
+    def ready(self) -> None:
+        """Wait until both serve."""
+        for each in self.odins:
+            assert each.port
+            eventually(lambda odin=each: odin.get("/readyz").status == 200, "an Odin")
 
     async def publish(self) -> None:
-        """Publish until told to end; a message counts once the broker says that it has it."""
-        number = 0
+        """Publish until told to end; a message counts once the stream says that it has it."""
         client = await nats.connect(
-            self.nats.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_ignore
-        )
+            self._broker.url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1,
+            error_cb=_ignore,
+        )  # fmt: skip
         stream = client.jetstream(timeout=1)
-        while not self.quiet.is_set():
-            number += 1
-            channel = self.random.choice(_CHANNELS)
+        ending = list(CHANNELS)  # at the end one more on each
+        while not self._quiet.is_set() or ending:
+            channel = ending.pop() if self._quiet.is_set() else self.random.choice(CHANNELS)
+            self._number = number = self._number + 1
             body = json.dumps({"n": number, "pad": _PAD}).encode()
             while True:
                 try:
                     headers = {"Nats-Msg-Id": str(number)}
-                    ack = await stream.publish(channel, body, headers=headers)
+                    await stream.publish(channel, body, headers=headers)
                     break
-                except (NatsError, OSError, TimeoutError):
+                except (NatsError, nats.js.errors.Error, OSError, TimeoutError):
                     await asyncio.sleep(0.1)
-            self.log[ack.seq] = channel
+            self.acknowledged[number] = channel
+            self.truth.last[channel] = number
             await asyncio.sleep(1 / _RATE)
         await client.close()
+        self.truth.ended.set()
 
-    async def disturb(self, seconds: float, messages: int) -> None:
-        """Let things happen to the processes, for so long and for so many messages."""
+    async def disturb(self, seconds: float) -> None:
+        """Let things happen until the time is over, and each at least once."""
+        events = self._events()
         stop_at = time.monotonic() + seconds
-        while time.monotonic() < stop_at or len(self.log) < messages:
-            await asyncio.sleep(self.random.uniform(2, 5))
-            what = self.random.choice(("restart broker", "pause broker", "kill odin", "kill odin"))
-            self.counts[what] += 1
-            pause_s = self.random.uniform(0.2, 2.5)
-            if what == "restart broker":
-                self.nats.signal(signal.SIGTERM)
-                await asyncio.to_thread(self.nats.wait)
-                self.nats.stop()
-                await asyncio.sleep(pause_s)
-                self.nats = await asyncio.to_thread(self._broker)
-            elif what == "pause broker":
-                self.nats.signal(signal.SIGSTOP)
-                await asyncio.sleep(2 * pause_s)
-                self.nats.signal(signal.SIGCONT)
-            else:
-                which = self.random.randrange(2)
-                await asyncio.to_thread(self.note_metrics, self.odins[which])
-                self.odins[which].stop()
-                await asyncio.sleep(pause_s / 2)
-                self.odins[which] = self._odin(self.ports[which])
+        deck: list[str] = []
+        while time.monotonic() < stop_at or deck:
+            if not deck:
+                deck = self.random.sample(sorted(events), len(events))
+            await asyncio.sleep(self.random.uniform(0.5, 2))
+            what, pause_s = deck.pop(), self.random.uniform(0.2, 2.5)
+            self.done[what] += 1
+            if self.random.random() < 0.5 and what != "hand over":
+                self.done[f"{what}, in a hand-over"] += 1
+                await self._hand_over(self.random.uniform(0, 0.6))
+            print(f"{what} ..", flush=True)
+            await events[what](pause_s)
+            if what in _DESTROY:
+                self.intact_from = self._number + 1
+        self._quiet.set()
 
-    def stop(self) -> None:
-        for process in (*self.odins, self.nats):
-            process.stop()
+    def _events(self) -> dict[str, Event]:
+        return {
+            **self._broker.events(),
+            "delete the consumers": self._delete_consumers,
+            "purge the stream": self._purge,
+            "hand over": self._hand_over,
+            "kill an Odin": self._kill,
+            "pause the single Odin": lambda seconds: _paused(self.odins[0].pid, 3 * seconds),
+            "pause the supervisor": lambda seconds: _paused(self.odins[1].pid, 3 * seconds),
+            "pause a worker": lambda seconds: _paused(_child(self.odins[1].pid), 3 * seconds),
+        }
 
+    async def _delete_consumers(self, _seconds: float) -> None:
+        url = self._broker.url
+        found = await asyncio.to_thread(jetstream, url, "CONSUMER.NAMES.CHAOS")
+        for name in found["consumers"] or ():
+            with contextlib.suppress(AssertionError):  # gone already
+                await asyncio.to_thread(jetstream, url, f"CONSUMER.DELETE.CHAOS.{name}")
 
-class Client:
-    """One that stalls, drops its connection, and resumes where it was, on any node."""
+    async def _purge(self, _seconds: float) -> None:
+        await asyncio.to_thread(jetstream, self._broker.url, "STREAM.PURGE.CHAOS")
 
-    def __init__(self, world: World, number: int) -> None:
-        self._world = world
-        self._random = random.Random(world.random.random())
-        self.patterns = self._random.choice(_PATTERNS)
-        self._calm = number % 4 == 0
-        self.epoch = ""
-        self.first: int | None = None  # the position of the first acknowledgement
-        self.last = 0
-        self.got: list[int] = []
-        self.told: list[tuple[int, int]] = []
-        self.faults: list[str] = []
+    async def _hand_over(self, seconds: float) -> None:
+        self.odins[1].signal(signal.SIGHUP)
+        await asyncio.sleep(seconds)
 
-    async def run(self) -> None:
-        while not self._world.ended.is_set() or not self.complete():
-            try:
-                await self._visit()
-            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError, EOFError):
-                await asyncio.sleep(self._random.uniform(0.05, 0.4))
+    async def _kill(self, seconds: float) -> None:
+        which = self.random.randrange(2)
+        await asyncio.to_thread(self.note, self.odins[which])
+        self.odins[which].stop()
+        await asyncio.sleep(seconds / 2)
+        self.odins[which] = self._odin(which)
+        if which:  # a supervisor takes SIGHUP once its workers have begun
+            await asyncio.to_thread(lambda: self.odins[which].port)
 
-    def complete(self) -> bool:
-        """Whether it has the last message that is for it."""
-        mine = (n for n in reversed(self._world.log) if self._wants(self._world.log[n]))
-        return self.last >= next(mine, 0)
+    def note(self, odin: Odin) -> None:
+        """Keep what a process counted and logged, before it ends."""
+        output = odin.output()
+        self.done["hand-overs done"] += output.count("handed over ")
+        self.done["hand-overs refused"] += output.count("no hand-over: ")
+        if "Traceback" in output:
+            self.truth.faults.append("an exception in a log of Odin")
+        with contextlib.suppress(OSError):
+            for name, value in odin.metrics().items():
+                if name == "odin_conflated_messages_total":
+                    self.conflated += value
+                elif name.startswith("odin_recovery_total"):
+                    self.sources[name.partition("{")[2].rstrip("}")] += int(value)
 
-    def missing(self) -> list[str]:
-        """What is wrong with its stream, in words."""
-        world, faults = self._world, list(self.faults)
-        got = set(self.got)
-        for n, channel in world.log.items():
-            if self.first is None or n <= self.first or n in got or not self._wants(channel):
-                continue
-            if not channel.endswith(".price"):
-                faults.append(f"{n} on {channel} is lost")
-            elif not any(start <= n <= end for start, end in self.told):
-                faults.append(f"{n} on {channel} is missing, and was not told")
-            elif not any(world.log.get(m) == channel for m in self.got if m > n):
-                faults.append(f"{n} on {channel} has no newer one")
+    def faults(self) -> list[str]:
+        """What must not be, beside what is wrong with single streams."""
+        truth = self.truth
+        destroyed = sum(self.done[each] for each in _DESTROY)
+        faults = list(truth.faults)
+        if len(truth.seen) > 1 + 2 * destroyed:
+            faults.append(f"{len(truth.seen)} epochs for {destroyed} faults that destroy")
+        if not destroyed and truth.counts["gaps told live"] + truth.counts["refused"]:
+            faults.append(f"gaps without a reason: {truth.counts}")
+        faults += [
+            f"{n} on {channel} was acknowledged, and nobody got it"
+            for n, channel in self.acknowledged.items()
+            if n >= self.intact_from and not channel.endswith(".price") and n not in truth.numbers
+        ]
         return faults
 
-    def _wants(self, channel: str) -> bool:
-        return any(covers(each, channel) for each in self.patterns)
+    def stop(self) -> None:
+        for each in self.odins:
+            each.stop()
+        self._broker.stop()
 
-    async def _visit(self) -> None:
-        """One connection: resume, read, stall, and go."""
-        port = self._random.choice(self._world.ports)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        try:
-            await asyncio.wait_for(loop.sock_connect(sock, ("127.0.0.1", port)), 5)
-            async with connect(
-                f"ws://127.0.0.1:{port}/ws?channels=none", sock=sock, proxy=None, max_queue=4,
-                ping_interval=None, open_timeout=5, close_timeout=0.2,
-            ) as client:  # fmt: skip
-                data: dict[str, Any] = {"channels": self.patterns}
-                if self.first is not None:
-                    data["recover"] = {"epoch": self.epoch, "offset": self.last}
-                await client.send(json.dumps({"type": "subscribe", "data": data}))
-                await self._read(client)
-        finally:
-            sock.close()
 
-    async def _read(self, client: Any) -> None:
-        world = self._world
-        leaves_at = time.monotonic() + (60 if self._calm else self._random.uniform(1, 15))
-        acknowledged = False
-        while not (world.ended.is_set() and self.complete()):
-            if time.monotonic() > leaves_at and not world.ended.is_set():
-                world.counts["disconnects"] += 1
-                client.transport.abort()
-                return
-            if not self._calm and not world.ended.is_set() and self._random.random() < 0.002:
-                world.counts["stalls"] += 1
-                await asyncio.sleep(self._random.uniform(0.5, 6))
-            try:
-                message = json.loads(await asyncio.wait_for(client.recv(), 0.5))
-            except TimeoutError:
-                continue
-            kind = message.get("type")
-            if kind == "subscription_ack":
-                acknowledged = True
-                self._acknowledged(message)
-            elif kind == "conflated":
-                self.told.append((message["from"], message["to"]))
-            elif "channel" in message and acknowledged:
-                offset = message["offset"]
-                if offset <= self.last:
-                    self.faults.append(f"{offset} after {self.last}")
-                self.last = max(self.last, offset)
-                self.got.append(offset)
+async def _paused(pid: int, seconds: float) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
-    def _acknowledged(self, ack: dict[str, Any]) -> None:
-        counts = self._world.counts
-        if self.first is None:
-            self.epoch, self.first, self.last = ack["epoch"], ack["offset"], ack["offset"]
-        elif ack["recovered"]:
-            counts["recoveries"] += 1
-        else:
-            counts["refused"] += 1
-            self.faults.append(f"not recovered from {self.last}")
-            self.last = ack["offset"]
+
+def _child(pid: int) -> int:
+    """A child of a process; itself if it has none now."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else pid
 
 
 async def _ignore(_error: Exception) -> None:
@@ -238,43 +311,42 @@ async def _ignore(_error: Exception) -> None:
 
 
 async def chaos(
-    seed: int, seconds: float, clients: int, messages: int = 0
+    seed: int, seconds: float, clients: int, *, cluster: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """(summary, faults) of one run, which goes on until so many messages were published."""
-    world = World(seed, clients)
+    """(summary, faults) of one run."""
+    world = await asyncio.to_thread(lambda: World(seed, clients, cluster=cluster))
     try:
-        await asyncio.to_thread(lambda: [each.port for each in world.odins])
-        await asyncio.sleep(1)
+        await asyncio.to_thread(world.ready)
         publisher = asyncio.create_task(world.publish())
         tasks = [asyncio.create_task(each.run()) for each in world.clients]
-        await world.disturb(seconds, messages)
-        world.quiet.set()
+        await world.disturb(seconds)
         await publisher
-        world.ended.set()
         _done, late = await asyncio.wait(tasks, timeout=_SETTLE_S)
         for each in late:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for odin in world.odins:
-            await asyncio.to_thread(world.note_metrics, odin)
-        faults = [
+            await asyncio.to_thread(world.note, odin)
+        faults = world.faults() + [
             f"client {n} ({', '.join(each.patterns)}): {fault}"
             for n, each in enumerate(world.clients)
-            for fault in each.missing()
+            for fault in each.faults()
         ]
         faults += [f"{len(late)} clients never came to the end"] * bool(late)
         faults += [
-            "an exception in a log of Odin" for odin in world.odins if "Traceback" in odin.output()
+            repr(task.exception()) for task in tasks if not task.cancelled() and task.exception()
         ]
         summary = {
             "seed": seed,
             "clients": clients,
-            "messages": len(world.log),
-            "delivered": sum(len(each.got) for each in world.clients),
-            **world.counts,
+            "messages": len(world.acknowledged),
+            "delivered": sum(len(span.got) for each in world.clients for span in each.spans),
+            "epochs": len(world.truth.seen),
+            **world.done,
+            **world.truth.counts,
             "conflated": int(world.conflated),
-            "recoveries by source": dict(world.recovered),
-            "losses": len(faults),
+            "recoveries by source": dict(world.sources),
+            "faults": len(faults),
         }
         return summary, faults
     finally:
@@ -286,9 +358,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=45)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--cluster", action="store_true", help="three brokers instead of one")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    summary, faults = asyncio.run(chaos(arguments.seed, arguments.seconds, arguments.clients))
+    summary, faults = asyncio.run(
+        chaos(arguments.seed, arguments.seconds, arguments.clients, cluster=arguments.cluster)
+    )
     print(json.dumps(summary, indent=2))
     if faults:
         sys.exit("\n".join(faults[:50]))

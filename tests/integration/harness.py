@@ -228,7 +228,8 @@ class Nats(Process):
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S) as sock:
             stream = sock.makefile("rwb")
             for subject, payload in messages:
-                stream.write(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
+                name = subject.encode(errors="surrogateescape")
+                stream.write(b"PUB %b %d\r\n%b\r\n" % (name, len(payload), payload))
             stream.write(b"PING\r\n")
             stream.flush()
             while (line := stream.readline()) != b"PONG\r\n":

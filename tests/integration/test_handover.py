@@ -37,10 +37,10 @@ class HandoverTestCase(FleetTestCase):
     def hand_over(self, odin: Odin | None = None) -> str:
         """SIGHUP; what the server says of it in the end."""
         odin = odin or self.fleet
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
-        eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-        return _ends(odin)[-1]
+        eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+        return ends(odin)[-1]
 
     def assertMoved(self, crowd: Crowd, *, odin: Odin | None = None) -> None:
         """A hand-over that nobody has noticed."""
@@ -48,7 +48,7 @@ class HandoverTestCase(FleetTestCase):
         self.assertEqual((crowd.faults, crowd.ended), ([], []))
 
 
-def _ends(odin: Odin) -> list[str]:
+def ends(odin: Odin) -> list[str]:
     """What was said of each hand-over so far."""
     return re.findall(r'"message": ?"(handed over [^"]*|no hand-over: [^"]*)"', odin.output())
 
@@ -135,9 +135,9 @@ class JetStreamTests(HandoverTestCase):
     """With a stream, all numbers come from there."""
 
     def setUp(self) -> None:
-        folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        self.nats = Nats("-js", "-sd", folder)
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.nats = Nats("-js", "-sd", self.folder)
         self.addCleanup(self.nats.stop)
         self.fleet = self.start_fleet(NATS_JETSTREAM_STREAM="FEED", NATS_JETSTREAM_CREATE="true")
 
@@ -151,6 +151,32 @@ class JetStreamTests(HandoverTestCase):
             self.assertWhole(crowd, ticker.stop())
             epochs = {each.notices[0]["epoch"] for each in crowd.members.values()}
             self.assertEqual(epochs, {self.client(odin=odin).welcome["epoch"]})
+
+    def test_told_stale(self) -> None:
+        """Clients whose worker has lost the broker hear `live` from the one that has it."""
+        file = Path(self.folder, "odin.json")
+
+        def configure() -> None:
+            file.write_text(json.dumps({"nats": {"url": self.nats.url}}), encoding="utf-8")
+
+        configure()
+        odin = self.start("--workers", "1", "--config", str(file), NATS_JETSTREAM_STREAM="FEED")
+        odin.says(r"process\.supervisor.*Odin listens on")
+        eventually(lambda: odin.get("/readyz").status == 200, "readiness")
+        client = self.client(odin=odin)
+        self.nats.publish("odin.trades.A", b'{"n":1}')
+        self.assertEqual(client.receive()["n"], 1)
+        self.nats.signal(signal.SIGTERM)
+        self.nats.wait()
+        self.assertEqual(client.receive()["status"], "stale")
+        self.nats = Nats("-js", "-sd", self.folder)  # at another address
+        self.addCleanup(self.nats.stop)
+        self.nats.publish("odin.trades.A", b'{"n":2}')
+        configure()
+        self.assertRegex(self.hand_over(odin), "handed over 1 clients")
+        live, message = client.receive(), client.receive()
+        self.assertEqual((live["status"], live["epoch"]), ("live", client.welcome["epoch"]))
+        self.assertEqual((live["offset"], message["offset"], message["n"]), (1, 2, 2))
 
 
 class ClientTests(HandoverTestCase):
@@ -208,16 +234,16 @@ class RestTests(HandoverTestCase):
             wire.send(whole[: 1 + 5 * number])
         fragments = self.websocket(odin=odin)
         fragments.send(frame(TEXT, b'{"type":"ping",', fin=False))
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
         eventually(lambda: "handover" in odin.output() or _successors(odin) == 2, "new workers")
         time.sleep(1.5)  # they would be gone by now, if they could go
-        self.assertEqual(len(_ends(odin)), said)
+        self.assertEqual(len(ends(odin)), said)
         for number, wire in enumerate(wires):
             wire.send(whole[1 + 5 * number :])
         fragments.send(frame(0, b'"timestamp":4}'))
-        eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-        self.assertRegex(_ends(odin)[-1], "handed over 5 clients")
+        eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+        self.assertRegex(ends(odin)[-1], "handed over 5 clients")
         for wire in [*wires, fragments]:
             opcode, payload = wire.receive()
             self.assertEqual((opcode, json.loads(payload)["type"]), (TEXT, "pong"))
@@ -303,7 +329,7 @@ def _successors(odin: Odin) -> int:
     return len(children.split()) - 2
 
 
-class CrashTests(HandoverTestCase):
+class BrokenTestCase(HandoverTestCase):
     """New versions that are broken, in a copy of the sources."""
 
     def check(self, odin: Process) -> None:
@@ -318,18 +344,31 @@ class CrashTests(HandoverTestCase):
         root = Path(__file__).parents[2]
         for name in ("odin", "twisted"):
             shutil.copytree(root / name, self.tree / name)
+        self.prepare()
         return super().start_fleet(*options, PYTHONPATH=str(self.tree), **environment)
 
-    def broken(self, file: str, old: str, new: str) -> str:
-        """Hand over to a version with this change; what the server says."""
+    def prepare(self) -> None:
+        """Change the copy before the server starts."""
+
+    def change(self, file: str, old: str, new: str) -> str:
+        """Exchange a text in the copy; what was in the file before."""
         path = self.tree / "odin" / file
         text = path.read_text(encoding="utf-8")
         self.assertIn(old, text)
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return text
+
+    def broken(self, file: str, old: str, new: str) -> str:
+        """Hand over to a version with this change; what the server says."""
+        before = self.change(file, old, new)
         try:
             return self.hand_over()
         finally:
-            path.write_text(text, encoding="utf-8")
+            (self.tree / "odin" / file).write_text(before, encoding="utf-8")
+
+
+class CrashTests(BrokenTestCase):
+    """They end, at this moment or that."""
 
     def test_crashes(self) -> None:
         """At import, before it is ready: nobody notices. Then a good one works."""
@@ -370,6 +409,18 @@ class CrashTests(HandoverTestCase):
             self.assertMoved(crowd)
             self.assertWhole(crowd, ticker.stop())
 
+    def test_market(self) -> None:
+        """The market of `--demo` goes on with the worker that has kept its clients."""
+        self.fleet = odin = self.start_fleet("--demo")
+        for _ in range(10):  # some of them at the worker that has the market
+            self.client(odin=odin).receive()
+        took = '            self._channel.send("took", '
+        said = self.broken("process/handover.py", took, "            os._exit(4), (")
+        self.assertIn("the new worker 0 failed half-way", said)
+        late = self.client(odin=odin)
+        for _ in range(5):
+            late.receive()
+
     def test_another_old_one_dies(self) -> None:
         """While one slot hands over the old worker of another is killed, and replaced by one that
         has not recorded: nothing may be repeated; what has not moved stays where it is."""
@@ -387,13 +438,13 @@ class CrashTests(HandoverTestCase):
                 held.append(self.websocket(odin=odin))
             for each in held:  # some of them keep slot 0 from its end
                 each.send(frame(TEXT, b"{", fin=False))
-            said = len(_ends(odin))
+            said = len(ends(odin))
             odin.signal(signal.SIGHUP)
             eventually(lambda: _successors(odin) == 2, "new workers", PATIENCE_S)
             eventually(lambda: odin.output().count("Closed") > 0, "the hand-over of slot 0")
             os.kill(pids[1], signal.SIGKILL)
-            eventually(lambda: len(_ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
-            self.assertRegex(_ends(odin)[-1], "the old worker 1 ended meanwhile")
+            eventually(lambda: len(ends(odin)) > said, "the end of the hand-over", PATIENCE_S)
+            self.assertRegex(ends(odin)[-1], "the old worker 1 ended meanwhile")
             late = self.client(odin=odin)
             late.until(lambda message: "seq" in message)
             ticker.stop()
@@ -502,9 +553,9 @@ class OtherTests(HandoverTestCase):
         """Who comes while workers are replaced gets in, and a name of its own."""
         odin = self.fleet
         clients: list[Client] = []
-        said = len(_ends(odin))
+        said = len(ends(odin))
         odin.signal(signal.SIGHUP)
-        while len(_ends(odin)) == said:
+        while len(ends(odin)) == said:
             clients.append(self.client(odin=odin))
         names = [each.welcome["clientId"] for each in clients]
         self.assertGreater(len(names), 20)
@@ -519,8 +570,8 @@ class OtherTests(HandoverTestCase):
         odin.signal(signal.SIGHUP)
         eventually(lambda: _successors(odin) > 0, "a new worker")
         odin.signal(signal.SIGHUP)
-        eventually(lambda: len(_ends(odin)) == 2, "the end of both", PATIENCE_S)
-        for each in _ends(odin):
+        eventually(lambda: len(ends(odin)) == 2, "the end of both", PATIENCE_S)
+        for each in ends(odin):
             self.assertRegex(each, "^handed over 0 clients")
 
     def test_stop_meanwhile(self) -> None:

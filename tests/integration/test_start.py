@@ -126,6 +126,17 @@ class StartTests(StartTestCase):
             self.assertNotEqual(status, 0)
             self.refused(output, f"{port}", "in use")
 
+    def test_files_that_cannot_be_written(self) -> None:
+        """A log or a pid file where none can be written stops the start with one line."""
+        for workers in ((), ("--workers", "1")):
+            for file in ("--logfile=/nowhere/odin.log", "--pidfile=/nowhere/odin.pid"):
+                process = Process(
+                    [program("twistd"), "-n", "--pidfile=", file, "odin", *MEMORY, *workers]
+                )
+                self.addCleanup(process.stop)
+                self.assertEqual(process.wait(), 1)
+                self.refused(process.output(), "odin: cannot write the", "/nowhere/odin.")
+
     def test_bad_keys(self) -> None:
         """A public key that is none stops the start."""
         for value in ("/nowhere/key.pem", self.config("no key")):

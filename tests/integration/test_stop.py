@@ -1,5 +1,6 @@
 """The end of the process: SIGTERM when idle, under load, twice; clients are told."""
 
+import contextlib
 import json
 import signal
 import time
@@ -8,7 +9,7 @@ from itertools import pairwise
 
 from tests.integration.clients import CLOSE, HANDSHAKE, PATIENCE_S, TEXT, frame
 from tests.integration.crowd import Crowd, Ticker
-from tests.integration.harness import MEMORY, Nats, Odin, OdinTestCase, eventually
+from tests.integration.harness import MEMORY, Nats, Odin, OdinTestCase, eventually, free_port
 
 
 class StopTests(OdinTestCase):
@@ -74,6 +75,32 @@ class StopTests(OdinTestCase):
             hints = {each.notices[-1]["afterMs"] for each in crowd.members.values()}
             self.assertEqual(len(hints), 10)
         self.ends(odin)
+
+    def test_internal_listener(self) -> None:
+        """With workers or without, it answers until the end of the drain; a second request to
+        drain, or one after SIGTERM, changes nothing."""
+        for options in (MEMORY, (*MEMORY, "--workers", "1")):
+            inner = free_port()
+            odin = self.start(*options, METRICS_PORT=str(inner), SERVER_SHUTDOWN_TIMEOUT="6")
+            stubborn = self.websocket(odin=odin)  # does not answer the close frame
+
+            def ask(method: str, path: str, port: int = inner) -> tuple[int, str]:
+                connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+                with contextlib.closing(connection):
+                    connection.request(method, path)
+                    response = connection.getresponse()
+                    return response.status, response.read().decode()
+
+            eventually(lambda ask=ask: ask("GET", "/readyz")[0] == 200, "readiness")
+            for path in ("/livez", "/health"):
+                self.assertEqual(ask("GET", path)[0], 200, (options, path))
+            self.assertEqual([ask("POST", "/drain")[0] for _ in range(2)], [202, 202])
+            self.assertEqual(stubborn.closed()[0], 1012)
+            self.assertEqual(ask("POST", "/drain")[0], 202)
+            status, said = ask("GET", "/readyz")
+            self.assertEqual((status, "draining" in said), (503, True))
+            self.assertEqual((ask("GET", "/health")[0], ask("GET", "/livez")[0]), (503, 200))
+            self.ends(odin)
 
     def test_not_ready_while_stopping(self) -> None:
         """While it stops it is alive but not ready, and lets nobody in."""

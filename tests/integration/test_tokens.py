@@ -98,6 +98,12 @@ class RequiredTests(OdinTestCase):
         client = self.client(subprotocols=["odin.v1", f"odin.bearer.{sign()}"])
         self.assertEqual(client.socket.subprotocol, "odin.v1")
 
+    def test_subprotocol_alone(self) -> None:
+        """A token without odin.v1 beside it serves clients that need no answer (no browser does)."""
+        answer = self.wire().upgrade(f"Sec-WebSocket-Protocol: odin.bearer.{sign()}\r\n")
+        self.assertEqual(answer.status, 101)
+        self.assertNotIn("sec-websocket-protocol", answer.headers)
+
     def test_refused(self) -> None:
         """Every bad token is 401 with one and the same body, by every way."""
         missing = self.open("")

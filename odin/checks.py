@@ -1,0 +1,114 @@
+"""What a setting must be beyond its type: alone, and together with others."""
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+from typing import Any, Final
+
+from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.bus import addresses, files
+from odin.config import Auth, Config, uses_memory_bus, worker_count
+from odin.errors import BadFile
+from odin.wire.subjects import is_pattern
+
+_MIN_SECRET_BYTES: Final = 32  # RFC 7518 3.2: a key as long as the hash, for HS256
+_SAMPLE_WORDS: Final = (
+    "changeme", "change-me", "change_me", "change this", "change-this", "your-", "your_",
+    "example", "sample", "placeholder", "default-secret", "super-secret", "supersecret", "insecure",
+)  # fmt: skip
+_RESERVED: Final = ("/", "/health", "/livez", "/readyz", "/stats", "/publish", "/auth/token")
+
+Problem = tuple[Any, str] | None  # the part that is wrong, what is allowed
+Refuse = Callable[[str, Any, str], None]  # (key, value, what is allowed) -> ConfigError
+
+
+def problem(key: str, value: Any) -> Problem:
+    """What is wrong with one value, whatever the others are."""
+    check = _ALONE.get(key)
+    return check(value) if check is not None else None
+
+
+def check(config: Config, refuse: Refuse) -> None:
+    """What only several settings together show, and the files that they name."""
+    auth = config.auth
+    _check_workers(config, refuse)
+    if config.nats.jetstream.stream and uses_memory_bus(config) and not config.demo:
+        refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
+    if config.metrics.metrics_path == config.websocket.path:
+        refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
+    if auth.require_auth and config.production:
+        _check_secret(auth, refuse)
+    if not uses_memory_bus(config):
+        try:
+            files.check(config.nats)
+        except BadFile as error:
+            refuse(error.key, error.path, error.why)
+
+
+def _patterns(values: Iterable[str]) -> Problem:
+    bad = [each for each in values if not is_pattern(each)]
+    return (bad[0], "not a NATS subject (a.b, a.*, a.>)") if bad else None
+
+
+def _networks(values: Iterable[str]) -> Problem:
+    for each in values:
+        try:
+            ip_network(each, strict=False)
+        except ValueError:
+            return each, "an address or network (10.0.0.0/8)"
+    return None
+
+
+def _algorithms(values: Iterable[str]) -> Problem:
+    known = HMAC | ASYMMETRIC
+    bad = [each for each in values if each not in known]
+    return (bad[0], f"one of {', '.join(sorted(known))}") if bad else None
+
+
+def _path(value: str) -> Problem:
+    return (value, "is taken by another endpoint") if value in _RESERVED else None
+
+
+def _servers(value: str) -> Problem:
+    why = None if value.strip() in ("", "memory://") else addresses.problem(value)
+    return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
+
+
+_ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
+    "nats.url": _servers,
+    "nats.subjects": _patterns,
+    "nats.jetstream.subjects": _patterns,
+    "delivery.conflate": _patterns,
+    "server.trustedProxies": _networks,
+    "auth.algorithms": _algorithms,
+    "websocket.path": _path,
+    "metrics.metricsPath": _path,
+}
+
+
+def _check_workers(config: Config, refuse: Refuse) -> None:
+    workers, nats = config.server.workers, config.nats
+    if nats.embedded and uses_memory_bus(config):
+        refuse("nats.embedded", True, "needs the address it is to listen at: nats.url")
+    if nats.embedded and addresses.loopback(nats.url) is None:
+        refuse("nats.url", nats.url, "an embedded server listens at one loopback address only")
+    if worker_count(config) > 1:
+        if uses_memory_bus(config):
+            refuse(
+                "server.workers", workers, "workers need NATS between them: nats.url, or "
+                "--embedded-nats to have one started",
+            )  # fmt: skip
+        for endpoint in config.endpoints:
+            if endpoint.startswith("unix:"):
+                refuse("--endpoint", endpoint, "workers cannot share a UNIX socket")
+
+
+def _check_secret(auth: Auth, refuse: Refuse) -> None:
+    secret = auth.jwt_secret
+    if not secret:
+        if not auth.jwt_public_key and not auth.jwks_url:
+            refuse("auth.jwtSecret", secret, "production with requireAuth needs a secret or a key")
+        return
+    if len(secret.encode()) < _MIN_SECRET_BYTES:
+        refuse("auth.jwtSecret", secret, f"needs at least {_MIN_SECRET_BYTES} bytes")
+    if any(word in secret.lower() for word in _SAMPLE_WORDS) or len(set(secret)) < 8:
+        refuse("auth.jwtSecret", secret, "is a sample, not a secret")
