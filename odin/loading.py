@@ -210,8 +210,9 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, st
         try:
             secret = Path(secret_file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(
-                f"environment JWT_SECRET_FILE: {secret_file!r} cannot be read: {error}"
+                f"environment JWT_SECRET_FILE: {secret_file!r} cannot be read: {why}"
             ) from None
         values.append(("auth.jwtSecret", secret, "JWT_SECRET_FILE"))
     return values

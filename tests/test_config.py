@@ -86,7 +86,8 @@ class ConfigTests(SynchronousTestCase):
         ):
             self.refused(name, key, value, allowed, environment={name: value})
         self.refused("ODIN_ENV", environment={"ODIN_ENV": "staging"})
-        self.refused("JWT_SECRET_FILE", environment={"JWT_SECRET_FILE": "/nope"})
+        error = self.refused("No such file", environment={"JWT_SECRET_FILE": "/nope"})
+        self.assertEqual(error.count("/nope"), 1)
 
     def test_refused_from_the_file(self):
         """Unknown keys and sections, wrong types and broken JSON name the file."""

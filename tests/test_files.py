@@ -129,6 +129,7 @@ class CredentialsTests(FilesTestCase):
         """A file that is exchanged counts from the next connection on."""
         path = self.file(self.creds)
         given = files.Credentials(path)
+        self.assertEqual(repr(given), f"Credentials({path!r})")
         before = given.data
         written(path, credentials()[1])
         self.assertNotEqual(given.data, before)

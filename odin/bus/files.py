@@ -80,6 +80,9 @@ class Credentials(UserString):
     def __init__(self, path: str) -> None:
         self._path = path
 
+    def __repr__(self) -> str:
+        return f"Credentials({self._path!r})"  # never what is in it
+
     @property
     def data(self) -> str:  # type: ignore[override] # nats-py only reads it
         """Token and seed, a line each below its headline. Raises: BadFile."""

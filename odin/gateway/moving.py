@@ -29,7 +29,7 @@ from odin.gateway.transport import Transport
 from odin.gateway.websocket import OdinFactory, OdinProtocol
 from odin.wire.codes import CloseCode
 from odin.wire.frames import text_frame
-from odin.wire.messages import FeedStatus, encode
+from odin.wire.messages import FeedStatus, Position, encode
 
 _MOST_WAITING: Final = 4 << 20  # bytes that travel with one client; with more it waits
 _ALL: Final = 1 << 60  # no limit to a replay
@@ -237,6 +237,11 @@ class Mover:
         if told.epoch == bridge.epoch:
             now = self._context.monotonic()
             missed = bridge.history.replay(patterns, told.offset, _ALL, now)
+            if missed is None:
+                # only the broker may have it still: the client can ask for it, and is told where
+                session.expect_restart(0, Position(epoch=told.epoch, offset=told.offset))
+                session.close(CloseCode.RESTART, RESTART)
+                return
         if bridge.live and (missed is None or not told.live):
             offset = bridge.offset if missed is None else told.offset
             self._tell(session, FeedStatus(status="live", epoch=bridge.epoch, offset=offset))

@@ -223,10 +223,14 @@ class Session(Subscriber):
             self._reply(TokenExpiring(expiresAt=expires_at))
         return left + _GRACE_S
 
-    def expect_restart(self, after_ms: int) -> None:
-        """Tell the client that the connection will be closed, and where it is in the feed."""
+    def expect_restart(self, after_ms: int, resume: Position | None = None) -> None:
+        """Tell the client that the connection will be closed, and where it is in the feed.
+
+        `resume`: where it is, if that is not where the feed is.
+        """
         bridge = self._context.bridge
-        resume = Position(epoch=bridge.epoch, offset=bridge.offset)
+        if resume is None:
+            resume = Position(epoch=bridge.epoch, offset=bridge.offset)
         self._reply(Reconnect(afterMs=after_ms, resume=resume))
 
     def _ping(self, request: Ping) -> Reply:

@@ -47,11 +47,15 @@ class Span:
         self.epoch = epoch
         self.first = self.last = offset
         self.got: dict[int, str] = {}  # offset -> channel
-        self.told: list[tuple[int, int]] = []  # merged between these offsets
 
-    def faults(self, truth: Truth, patterns: list[str], *, ended: bool) -> list[str]:
-        """What is wrong with it, in words. `ended`: a gap has ended it, with whatever newer price
-        was still on its way."""
+    def faults(
+        self, truth: Truth, patterns: list[str], told: list[tuple[int, int]], *, ended: bool
+    ) -> list[str]:
+        """What is wrong with it, in words.
+
+        `told`: offsets between which the client knows that prices were merged. `ended`: a gap has
+        ended it, with whatever newer price was still on its way.
+        """
         faults = []
         newest = {channel: offset for offset, channel in self.got.items()}
         for offset, (_n, channel) in truth.seen.get(self.epoch, {}).items():
@@ -61,7 +65,7 @@ class Span:
                 continue
             if not channel.endswith(".price"):
                 faults.append(f"{offset} on {channel} is lost")
-            elif not any(start <= offset <= end for start, end in self.told):
+            elif not any(start <= offset <= end for start, end in told):
                 faults.append(f"{offset} on {channel} is missing, and was not told")
             elif newest.get(channel, 0) < offset and not ended:
                 faults.append(f"{offset} on {channel} has no newer one")
@@ -78,6 +82,7 @@ class Client:
         self.patterns = self._random.choice(PATTERNS)
         self._calm = number % 4 == 0
         self.spans: list[Span] = []
+        self._told: list[tuple[int, int]] = []  # may begin in one epoch and end in the next
         self._newest: dict[str, int] = {}  # channel -> n
         self._faults: list[str] = []
 
@@ -93,7 +98,7 @@ class Client:
         return self._faults + [
             fault
             for number, span in enumerate(self.spans)
-            for fault in span.faults(self._truth, self.patterns, ended=number < last)
+            for fault in span.faults(self._truth, self.patterns, self._told, ended=number < last)
         ]
 
     def _done(self) -> bool:
@@ -154,7 +159,7 @@ class Client:
                     truth.counts["gaps told live"] += 1
                     self.spans.append(Span(message["epoch"], message["offset"]))
             elif kind == "conflated":
-                self.spans[-1].told.append((message["from"], message["to"]))
+                self._told.append((message["from"], message["to"]))
             elif "channel" in message:
                 self._take(message["channel"], message["offset"], message["n"])
 
