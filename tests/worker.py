@@ -38,6 +38,7 @@ def main() -> None:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         _enter(f"{folder}/{job['name']}")
+        faulthandler.dump_traceback_later(arguments.limit, exit=True)  # for its import
         _run(job["tests"], _Telling(told, arguments.limit))
         sys.stdout.flush()
         _tell(told, None, "done")

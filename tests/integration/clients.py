@@ -54,7 +54,10 @@ class Client:
         if token:
             options["additional_headers"] = {"Authorization": f"Bearer {token}"}
         options = {"proxy": None, "ping_interval": None, "max_size": None} | options
-        scheme = "wss" if "ssl" in options else "ws"
+        scheme = "ws"
+        if "ssl" in options:
+            scheme = "wss"
+            assert options["ssl"].maximum_version == ssl.TLSVersion.TLSv1_2, trusting.__doc__
         self.socket = connect(
             f"{scheme}://{host}{path}", open_timeout=PATIENCE_S, close_timeout=1, **options
         )
@@ -72,12 +75,9 @@ class Client:
         return json.loads(self.receive_text())
 
     def ask(self, message: object) -> Any:
-        """Send a message; its answer: the next one that is no feed message and no `feedStatus`.
-
-        On a busy machine the feed may be `stale` for a moment, in any test with a broker.
-        """
+        """Send a message; the next one that is no feed message."""
         self.send(message)
-        while "channel" in (reply := self.receive()) or reply.get("type") == "feedStatus":
+        while "channel" in (reply := self.receive()):
             pass
         return reply
 
