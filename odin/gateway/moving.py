@@ -237,6 +237,9 @@ class Mover:
         if told.epoch == bridge.epoch:
             now = self._context.monotonic()
             missed = bridge.history.replay(patterns, told.offset, _ALL, now)
+            if missed is None:  # more than is remembered: a recovery says so, or finds it
+                session.close(CloseCode.RESTART, RESTART)
+                return
         if bridge.live and (missed is None or not told.live):
             offset = bridge.offset if missed is None else told.offset
             self._tell(session, FeedStatus(status="live", epoch=bridge.epoch, offset=offset))
