@@ -21,6 +21,7 @@ from odin.delivery.nonces import NonceWindow
 from odin.demo import Market
 from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
+from odin.gateway.endpoints import Endpoints
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
@@ -205,10 +206,12 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
             max_pending=config.delivery.max_pending_bytes,
         ),
         own=(lambda: own_sockets(config)) if place.worker is None else None,
-        endpoints=[
-            (text, components.endpoint_of(text, reactor, shared=place.worker is not None))
-            for text in config.endpoints
-        ],
+        endpoints=Endpoints(
+            [
+                components.door_of(text, reactor, shared=place.worker is not None)
+                for text in config.endpoints
+            ]
+        ),
         stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
         listening=lambda listening: setattr(status, "listening", listening),
     )

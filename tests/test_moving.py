@@ -1,6 +1,7 @@
 """Live connections between two servers in one process, over socket pairs."""
 
 import inspect
+import json
 import os
 import socket
 import zlib
@@ -400,6 +401,23 @@ class TakeBackTests(MovingTestCase):
         self.assertEqual(self.old.factory.behind, {peer.protocol})
         self.tell(1)
         self.assertEqual(peer.offsets(), list(range(1, last + 4)))
+
+    def test_more_than_is_remembered(self):
+        """If what came meanwhile is not all there any more, it is told to come back: a recovery
+        says what is missing."""
+        for stays in (True, False):
+            self.setUp()
+            peer = self.come()
+            loose, batch = self.loosen(peer)
+            self.tell(1001)
+            if stays:
+                self.old.mover.take_back(loose)
+            else:
+                self.settle(peer, loose, batch)
+            (_, told), (code, payload) = frames(peer.take())
+            self.assertEqual(json.loads(told)["resume"]["offset"], batch.offset)
+            self.assertEqual((code, int.from_bytes(payload[:2], "big")), (8, 1012))
+            self.tearDown()
 
     def test_a_gap_meanwhile(self):
         """If the numbering is another one now, it is told so."""
