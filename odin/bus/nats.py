@@ -49,6 +49,7 @@ class NatsBus(Service):
         self.connected = False
         self.reconnects = 0
         self.gave_up = False
+        self._paused = False
         self._config = config
         self._loop = loop
         self._name = name
@@ -81,6 +82,16 @@ class NatsBus(Service):
         """Drain: what the broker has sent is still delivered, then the connection ends."""
         super().stopService()
         return self._deferred(self._stop())
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._client is not None:
+            self._client.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._client is not None:
+            self._client.resume()
 
     def publish(self, subject: str, payload: bytes) -> Deferred[None]:
         return self._deferred(self._publish(subject, payload))
@@ -121,6 +132,7 @@ class NatsBus(Service):
         """Hold a connection: connect, subscribe, wait until it is closed for good, again."""
         while self.running:
             client, closed = FeedClient(), asyncio.Event()
+            client.paused = self._paused
             self._client = client
             try:
                 await client.connect(**self._options(closed))

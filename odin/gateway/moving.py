@@ -213,7 +213,7 @@ class Mover:
         transport.hold(waiting.pending, 0)
         backlog = Backlog(self._context.max_pending)
         backlog.extend(waiting.chunks)
-        backlog.add(Message(*each) for each in waiting.entries)
+        backlog.add([Message(*each) for each in waiting.entries])
         if waiting.conflating:
             backlog.conflate(waiting.skipped, waiting.names, waiting.from_, waiting.to)
         if backlog:

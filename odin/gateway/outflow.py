@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from odin.delivery.backlog import Backlog
-from odin.delivery.groups import ABSENT, Group
+from odin.delivery.group import ABSENT, Group
 from odin.delivery.message import Message, joined
 from odin.wire.codes import CloseCode
 
