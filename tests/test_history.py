@@ -111,7 +111,7 @@ class HistoryTests(SynchronousTestCase):
             self.assertLessEqual(Counted.splits, most)
             Counted.splits = 0
             self.patch(history, "_snapshot_of", lambda message: message)
-            history.snapshot(frozenset(patterns))
+            list(history.snapshot(frozenset(patterns)))
             self.assertLessEqual(Counted.splits, most)
 
     def test_what_has_left_the_ring_is_let_go(self):
@@ -157,7 +157,7 @@ class HistoryTests(SynchronousTestCase):
         history.begin(100)
         self.assertIsNone(self.replayed(history, 5))
         self.assertEqual(self.replayed(history, 100), [])
-        self.assertEqual(history.snapshot(ALL), ())
+        self.assertEqual(list(history.snapshot(ALL)), [])
         self.assertEqual(history.held, 0)
 
     def test_shared(self):

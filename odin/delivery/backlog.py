@@ -21,6 +21,7 @@ from odin.wire.messages import Conflated, encode
 
 CONFLATE_AFTER: Final = 64 << 10  # bytes waiting
 TAKE_BYTES: Final = 16 << 10
+TO_MAKE: Final = 64 << 10  # bytes, what a replay that is not made yet counts for
 _SHARE: Final = 16  # messages; shorter batches are copied
 _PART: Final = 256  # messages in a part of our own
 _HOLES: Final = 64  # that need not be closed, beside as many as there are messages
@@ -44,7 +45,7 @@ class Backlog:
         self.skipped = 0  # messages that were replaced since the last notice of it
         self.conflating = False
         self._after = min(CONFLATE_AFTER, most // 2)
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | Iterator[bytes]] = deque()
         self._parts: deque[_Own | list[Message]] = deque()
         self._at = 0  # index in the first part
         self._count = 0  # messages
@@ -69,8 +70,14 @@ class Backlog:
 
     @property
     def replaying(self) -> int:
-        """Bytes of replays; they are shared between clients."""
-        return sum(map(len, self._chunks))
+        """Bytes of replays, shared between clients; what is still to be made is a guess."""
+        sizes = [len(each) if isinstance(each, bytes) else TO_MAKE for each in self._chunks]
+        return sum(sizes)
+
+    @property
+    def making(self) -> bool:
+        """Whether a part of a replay is still to be made, which costs time."""
+        return any(not isinstance(each, bytes) for each in self._chunks)
 
     def add(self, messages: list[Message]) -> int:
         """Take messages in; returns how many others they replaced.
@@ -91,10 +98,16 @@ class Backlog:
         self._keep([notice(frame)])
 
     def extend(self, chunks: Iterable[bytes]) -> None:
-        """A replay: whole frames in shared chunks, behind what waits."""
+        """A replay: whole frames in shared chunks, behind what waits.
+
+        An iterator's chunks are made when it is their turn to be taken.
+        """
         while self._count:
             self._chunks.append(self._taken())
-        self._chunks.extend(chunks)
+        if isinstance(chunks, Iterator):
+            self._chunks.append(chunks)
+        else:
+            self._chunks.extend(chunks)
 
     def forget_feed(self) -> None:
         """Drop what a replay brings anyway; notices stay."""
@@ -111,7 +124,9 @@ class Backlog:
         """(chunks, entries, and what `conflate` takes behind a flag): all that there is to it."""
         entries = [(each.channel, each.offset, each.frame, each.conflate) for each in self]
         told = (self.conflating, self.skipped, list(self._names), self._from, self._to)
-        return (list(self._chunks), entries, *told)
+        chunks = [[each] if isinstance(each, bytes) else each for each in self._chunks]
+        self._chunks = deque(each for part in chunks for each in part)
+        return ([each for each in self._chunks if isinstance(each, bytes)], entries, *told)
 
     def conflate(self, skipped: int, names: Iterable[str], from_: int, to: int) -> None:
         """Go on as a backlog that has replaced `skipped` messages already; see `state`."""
@@ -123,8 +138,18 @@ class Backlog:
             self._from, self._to = from_, to
 
     def take(self) -> bytes:
-        """The next bytes to send, whole frames, at most TAKE_BYTES and one frame."""
-        return self._chunks.popleft() if self._chunks else self._taken()
+        """The next bytes to send: whole frames, a chunk or TAKE_BYTES and one frame; maybe none."""
+        chunks = self._chunks
+        while chunks:
+            first = chunks[0]
+            if isinstance(first, bytes):
+                chunks.popleft()
+                return first
+            made = next(first, None)
+            if made is not None:
+                return made
+            chunks.popleft()
+        return self._taken()
 
     def _keep(self, messages: list[Message]) -> None:
         """Put messages behind the others, merging nothing."""

@@ -9,6 +9,7 @@ Frames are the ones that went out: a replay is joined once for all clients that 
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from odin.delivery.message import Message, chunked
@@ -22,6 +23,8 @@ _MAX_GONE: Final = 65_536  # channels whose last forgotten offset is known
 _MOST_LOOKS: Final = 4096  # at channels, for patterns with wildcards: about 2 ms
 _COMPACT_AT: Final = 1024
 _FORGOTTEN: Final = Message("", 0, b"")
+_CHUNK_BYTES: Final = 64 << 10  # of a snapshot, made at a time
+_CHUNK_LOOKS: Final = 512  # at channels, for a chunk of it
 _SLACK: Final = 64
 
 
@@ -151,25 +154,40 @@ class History:
         self._share(key, known, now)
         return known
 
-    def snapshot(self, patterns: frozenset[str]) -> tuple[bytes, ...]:
-        """The last message of each channel on `patterns`, marked, the oldest first; in chunks."""
-        if EVERYTHING in patterns:
-            found = list(self._last.values())
-        elif (wanted := PatternSet(patterns)).wild:
-            found = [each for channel, each in self._last.items() if wanted.matches(channel)]
-        else:
-            found = [self._last[each] for each in patterns if each in self._last]
-            found.sort(key=_offset)
-        return chunked((), [self._snapshot_of(message).frame for message in found])
+    def snapshot(self, patterns: frozenset[str]) -> Iterator[bytes]:
+        """The last message of each channel on `patterns`, marked, the oldest first; in chunks.
+
+        As it is now; the chunks, of which some may be empty, are made one by one when they are
+        asked for, in about 1 ms each.
+        """
+        wanted = PatternSet(patterns)
+        if wanted.wild:
+            last = list(self._last.values())
+            return self._marked(last, None if EVERYTHING in patterns else wanted)
+        found = [self._last[each] for each in patterns if each in self._last]
+        found.sort(key=_offset)
+        return self._marked(found, None)
+
+    def _marked(self, messages: list[Message], wanted: PatternSet | None) -> Iterator[bytes]:
+        frames, size = [], 0
+        for number, message in enumerate(messages, 1):
+            if wanted is None or wanted.matches(message.channel):
+                frames.append(self._snapshot_of(message).frame)
+                size += len(frames[-1])
+            if size > _CHUNK_BYTES or not number % _CHUNK_LOOKS:
+                yield b"".join(frames)
+                frames, size = [], 0
+        if frames:
+            yield b"".join(frames)
 
     def _snapshot_of(self, message: Message) -> Message:
         made = self._snapshots.get(message.channel)
         if made is None or made.offset != message.offset:
             payload = payload_of(message.frame)
             frame = text_frame(snapshot_message(message.channel, message.offset, payload))
-            made = self._snapshots[message.channel] = Message(
-                message.channel, message.offset, frame
-            )
+            made = Message(message.channel, message.offset, frame)
+            if self._last.get(message.channel) is message:
+                self._snapshots[message.channel] = made
         return made
 
     def _share(self, key: tuple[frozenset[str], int], replay: Replay, now: float) -> None:

@@ -65,6 +65,7 @@ class Hub(Service):
         self._next: deque[Group] = deque()  # with frames for the next round
         self._round: deque[Group] = deque()
         self._arrivals = Arrivals()
+        self._steps: deque[Callable[[], None]] = deque()  # work for single clients
         self._oldest: float | None = None  # arrival of the next round's first message
         self._round_oldest = 0.0
         self._round_began = 0.0
@@ -143,6 +144,11 @@ class Hub(Service):
             self._batches.waiting += 1
         self._schedule()
 
+    def later(self, step: Callable[[], None]) -> None:
+        """Do a piece of work for one client in a turn to come, after the feed has had its slice."""
+        self._steps.append(step)
+        self._schedule()
+
     def flush(self) -> None:
         """Send all that waits, now and in one go; for the end of the process."""
         while self._round or self._next:
@@ -162,11 +168,27 @@ class Hub(Service):
             self._end_round(now)
             if now >= deadline:
                 break
+        if self._steps:
+            self._work()
         if self._round or self._next:
             self._schedule()
             self._regulate()
         elif self.regulated:
             self._regulate()
+
+    def _work(self) -> None:
+        """Steps for a slice of time; one at least, and none of those that they ask for."""
+        deadline = self._clock() + SLICE_S
+        for _ in range(len(self._steps)):
+            step = self._steps.popleft()
+            try:
+                step()
+            except Exception:
+                self._log.failure("a step for a client failed")
+            if self._clock() >= deadline:
+                break
+        if self._steps:
+            self._schedule()
 
     def _begin_round(self, now: float) -> None:
         self._round, self._next = self._next, self._round

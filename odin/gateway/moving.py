@@ -113,6 +113,7 @@ class Mover:
             and self.may_move(session)
             and not protocol.__dict__
             and not session.awaiting
+            and not (session._backlog is not None and session._backlog.making)
             and _size_waiting(session, protocol.transport) <= _MOST_WAITING
         )
 

@@ -6,7 +6,7 @@ from tests.integration.clients import HANDSHAKE, Wire
 from tests.integration.harness import eventually
 from tests.integration.test_nats import NatsTestCase
 
-_CLIENTS = 150
+_CLIENTS = 300
 _MESSAGES = 20_000
 _PADDING = b"x" * 1000
 _TRADE = "odin.trades.X"
@@ -14,7 +14,7 @@ _TRADE = "odin.trades.X"
 
 class BurstTests(NatsTestCase):
     def test_twenty_megabytes(self) -> None:
-        """150 clients with channels of their own, deaf to the burst; another one gets its feed."""
+        """300 clients with channels of their own, deaf to the burst; another one gets its feed."""
         nats = self.broker()
         odin = self.joined(nats.url, WEBSOCKET_PING_INTERVAL="0")
         other = self.client(odin=odin)
