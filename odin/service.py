@@ -116,8 +116,14 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     metrics = Metrics()
     secret = config.auth.jwt_secret or place.secret or made_up_secret(config)
     verifier = components.verifier_of(config, secret)
-    hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
     bus = components.bus_of(config, loop, node)
+    hub = Hub(
+        sweep=sweep,
+        soon=soon,
+        clock=clock,
+        meter=metrics,
+        regulate=lambda more: bus.resume() if more else bus.pause(),
+    )
     history = History(components.bounds_of(config))
     control = Control(hub, verifier, time.time, clock)
     bridge = Bridge(
