@@ -1,11 +1,9 @@
 """What a server is made of, each made from its part of the configuration."""
 
 import time
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from twisted.internet import posixbase, tcp
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from odin import config as settings
 from odin.access.limits import AddressLimit, Seats, SharedAddressLimit
@@ -17,6 +15,7 @@ from odin.config import Config
 from odin.delivery.history import Bounds
 from odin.errors import ConfigError
 from odin.gateway.admission import Admissions
+from odin.gateway.endpoints import Door, SharingReactor
 from odin.gateway.websocket import Times
 from odin.metrics import Metrics
 from odin.place import Place
@@ -35,15 +34,15 @@ def bus_of(config: Config, loop: Any, node: str) -> IBus:
     return NatsBus(config.nats, loop, node)
 
 
-def endpoint_of(text: str, reactor: Any, *, shared: bool) -> IStreamServerEndpoint:
+def door_of(text: str, reactor: Any, *, shared: bool) -> Door:
     """An endpoint as twistd's users write it: `ssl:3443:privateKey=key.pem:certKey=cert.pem`.
 
     `shared`: other workers listen there, too.
     """
-    if shared:
-        reactor = _SharingReactor(reactor)
+    sharing = SharingReactor(reactor) if shared else None
     try:
-        return cast("IStreamServerEndpoint", serverFromString(reactor, text))
+        endpoint: Any = serverFromString(sharing or reactor, text)
+        return Door(text, endpoint, sharing)
     except (ImportError, AttributeError):
         raise ConfigError(f"--endpoint {text}: TLS needs: pip install 'odin-fanout[tls]'") from None
     except Exception as error:  # ValueError, OSError, or whatever OpenSSL and the plugins raise
@@ -132,25 +131,3 @@ def _addresses(config: Config, place: Place) -> AddressLimit:
         return AddressLimit(per_second)
     shared = place.shared
     return SharedAddressLimit(per_second, shared.addresses, place.address_key, shared.alone)
-
-
-class _SharingReactor:
-    """A reactor whose TCP ports may be shared with other processes (SO_REUSEPORT)."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
-
-    def listenTCP(
-        self, port: int, factory: Any, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
-        binding = tcp.makeBinding(interface, port, reusePort=True)
-        made = tcp.Port(cast("Any", binding), factory, backlog, interface, self._reactor)
-        made.startListening()
-        return cast("IListeningPort", made)
-
-    def listenSSL(self, *arguments: Any, **named: Any) -> IListeningPort:
-        listen: Any = posixbase.PosixReactorBase.listenSSL
-        return cast("IListeningPort", listen(self, *arguments, **named))

@@ -146,6 +146,7 @@ def make_fleet(
         count=count,
         arguments=arguments,
         log_file=lambda worker: logs.worker_file(log_file, worker) if log_file else None,
+        open_log=logs.open_file,
         node=node,
         secret=made_up_secret(config),
         open_sockets=lambda: own_sockets(config, shared=True),

@@ -17,6 +17,7 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 from zope.interface import provider
 
+from odin.errors import ConfigError
 from odin.wire.messages import encode
 
 FORMATS: Final = ("text", "json")
@@ -41,8 +42,11 @@ def observer(
 
 
 def open_file(path: str) -> int:
-    """A descriptor of a log file, to append to. Raises: OSError."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """A descriptor of a log file, to append to. Raises: ConfigError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConfigError(f"cannot write the log {path}: {error.strerror}") from None
 
 
 def _file(path: str, opened: int | None) -> Any:

@@ -62,11 +62,12 @@ class Moves:
         """Whether all of the feed was received here since the state was given."""
         return self._predecessor.unbroken
 
-    def release(self) -> None:
+    def release(self, *, pass_on: bool) -> dict[int, int]:
         self._released = True
-        self._parts.gateway.release_all()
+        passed = self._parts.gateway.release_all(pass_on=pass_on)
         if self._parts.market is not None and self._parts.market.running:
             self._parts.market.stopService()
+        return passed
 
     def listens(self) -> None:
         """This server accepts; again, if a hand-over failed."""
@@ -139,6 +140,10 @@ class Moves:
         return Deferred.fromCoroutine(drain(self._reactor, self._parts.hub, sessions, over_s))
 
     # -- the new worker
+
+    def inherit(self, endpoints: dict[int, int]) -> None:
+        """Listening descriptors of endpoints."""
+        self._parts.gateway.endpoints.inherit(endpoints)
 
     def greet(self, hello: Hello) -> None:
         self._parts.context.verifier.revocations.refill(hello.tokens, hello.users)

@@ -87,8 +87,8 @@ def count_at_scrape(
             "nats_messages_total": ("Messages received from the bus", lambda: bridge.messages),
             "nats_reconnects_total": ("Times the broker came back", lambda: bus.reconnects),
             "odin_conflated_messages_total": (
-                "Messages of slow clients that were replaced by newer ones",
-                lambda: context.conflated,
+                "Messages that were replaced by newer ones, for slow clients or a late server",
+                lambda: context.conflated + hub.groups.batches.merged,
             ),
         },
         labelled={

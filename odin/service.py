@@ -21,6 +21,7 @@ from odin.delivery.nonces import NonceWindow
 from odin.demo import Market
 from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
+from odin.gateway.endpoints import Endpoints
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
@@ -115,8 +116,14 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     metrics = Metrics()
     secret = config.auth.jwt_secret or place.secret or made_up_secret(config)
     verifier = components.verifier_of(config, secret)
-    hub = Hub(sweep=sweep, soon=soon, clock=clock, meter=metrics)
     bus = components.bus_of(config, loop, node)
+    hub = Hub(
+        sweep=sweep,
+        soon=soon,
+        clock=clock,
+        meter=metrics,
+        regulate=lambda more: bus.resume() if more else bus.pause(),
+    )
     history = History(components.bounds_of(config))
     control = Control(hub, verifier, time.time, clock)
     bridge = Bridge(
@@ -205,10 +212,12 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
             max_pending=config.delivery.max_pending_bytes,
         ),
         own=(lambda: own_sockets(config)) if place.worker is None else None,
-        endpoints=[
-            (text, components.endpoint_of(text, reactor, shared=place.worker is not None))
-            for text in config.endpoints
-        ],
+        endpoints=Endpoints(
+            [
+                components.door_of(text, reactor, shared=place.worker is not None)
+                for text in config.endpoints
+            ]
+        ),
         stop_timeout_s=max(0.5, config.server.shutdown_timeout_s - _BUS_SHARE_S),
         listening=lambda listening: setattr(status, "listening", listening),
     )

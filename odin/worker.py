@@ -137,7 +137,10 @@ class Agent:
         elif kind == "listen":
             self._listen(content(raw, int), [adopt(each) for each in descriptors])
         elif kind == "unlisten":
-            gateway.release(content(raw, int))
+            number = content(raw, int)
+            gateway.release(number)
+            if number == self._begin.worker:
+                gateway.endpoints.leave()
         elif kind == "answer":
             answer: Answer = content(raw, Answer)
             waiting = self._asked.pop(answer.number, None)

@@ -11,7 +11,9 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from odin.delivery.groups import ABSENT, Groups
+from odin.delivery import batches, group
+from odin.delivery.group import ABSENT
+from odin.delivery.groups import Groups
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message, joined
 from odin.delivery.nonces import NonceWindow
@@ -172,6 +174,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             else:
                 assert self.expected[client].startswith(client.got)
         groups = self.hub.groups
+        assert self.hub.waiting == self.hub._arrivals.waiting == 0
         assert not len(groups)
         assert not groups._literal
         assert not groups._wild.children
@@ -179,10 +182,17 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 
 class DeliveryTests(SynchronousTestCase):
+    limits = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
     def test_any_order_of_events(self):
         """Everybody gets what it wants, once, in order; nothing is left behind at the end."""
-        limits = settings(max_examples=80, stateful_step_count=40, deadline=None)
-        run_state_machine_as_test(DeliveryMachine, settings=limits)
+        run_state_machine_as_test(DeliveryMachine, settings=self.limits)
+
+    def test_any_order_of_events_when_batches_are_cut(self):
+        """The same if a batch is seldom all that waits."""
+        self.patch(batches, "BATCH_BYTES", 7)
+        self.patch(group, "_COMPACT_AT", 2)
+        run_state_machine_as_test(DeliveryMachine, settings=self.limits)
 
 
 class HubTests(SynchronousTestCase):

@@ -41,7 +41,7 @@ class Server:
         self.busy, self.stuck, self.done = set(), set(), []
         self.relayed, self.parts, self.late, self.leaving = [], [], False, []
         self.opening = lambda _passed_s: False
-        self.whole, self.space = True, 1000
+        self.whole, self.space, self.endpoints = True, 1000, {}
 
     def note(self, *what):
         self.done.append(what if len(what) > 1 else what[0])
@@ -69,8 +69,9 @@ class Server:
     def unbroken(self):
         return self.whole
 
-    def release(self):
+    def release(self, *, pass_on):
         self.note("released")
+        return self.endpoints if pass_on else {}
 
     def candidates(self):
         free = [each for each in self.here if each not in self.busy | self.stuck]
@@ -106,6 +107,9 @@ class Server:
         self.leaving.clear()
 
     # -- the new worker
+
+    def inherit(self, endpoints):
+        self.inherited = {number: socket.socket(fileno=fd) for number, fd in endpoints.items()}
 
     def greet(self, hello):
         self.note("hello", hello.tokens, hello.users)
@@ -225,6 +229,17 @@ class BothTests(HandoverTestCase):
         self.old.leave()
         self.reactor.turn(1)
         self.assertIn(("given", 1), self.told)
+
+    def test_endpoints(self):
+        """Listening sockets go with their numbers, before the new one accepts anybody."""
+        self.begin("a")
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        self.old.endpoints = {2: listener.fileno()}
+        self.reactor.turn()
+        (number,), (sock,) = self.new.inherited.keys(), self.new.inherited.values()
+        self.addCleanup(sock.close)
+        self.assertEqual((number, sock.getsockname()), (2, listener.getsockname()))
 
     def test_a_broken_feed(self):
         """The new one knows whether the old one has missed something."""

@@ -1,6 +1,7 @@
 """Live connections between two servers in one process, over socket pairs."""
 
 import inspect
+import json
 import os
 import socket
 import zlib
@@ -18,6 +19,7 @@ from odin.delivery import backlog as backlog_module
 from odin.delivery.backlog import Backlog
 from odin.gateway import moving
 from odin.gateway import transport as transport_module
+from odin.gateway.answering import Answering
 from odin.gateway.moving import Batch, Mover
 from odin.gateway.outflow import Outflow
 from odin.gateway.resting import RestingProtocol
@@ -400,6 +402,23 @@ class TakeBackTests(MovingTestCase):
         self.tell(1)
         self.assertEqual(peer.offsets(), list(range(1, last + 4)))
 
+    def test_more_than_is_remembered(self):
+        """If what came meanwhile is not all there any more, it is told to come back: a recovery
+        says what is missing."""
+        for stays in (True, False):
+            self.setUp()
+            peer = self.come()
+            loose, batch = self.loosen(peer)
+            self.tell(1001)
+            if stays:
+                self.old.mover.take_back(loose)
+            else:
+                self.settle(peer, loose, batch)
+            (_, told), (code, payload) = frames(peer.take())
+            self.assertEqual(json.loads(told)["resume"]["offset"], batch.offset)
+            self.assertEqual((code, int.from_bytes(payload[:2], "big")), (8, 1012))
+            self.tearDown()
+
     def test_a_gap_meanwhile(self):
         """If the numbering is another one now, it is told so."""
         peer = self.come()
@@ -585,15 +604,16 @@ class ArrivalTests(MovingTestCase):
 class PrivateNamesTests(SynchronousTestCase):
     def test_ours(self):
         """What is carried over, and may be all there is, of Session and Backlog."""
-        slots = {*Session.__slots__, *Subscriber.__slots__}
+        slots = {*Session.__slots__, *Subscriber.__slots__, *Answering.__slots__}
         for name in ("_explicit", "_warned", "_tat", "_offences", "awaiting", "opened_at"):
             self.assertIn(name, slots)
         carried = {"_explicit", "_warned", "_tat", "_offences", "identity", "number", "opened_at"}
         self.assertEqual(slots - carried, {"_context", "_line", "awaiting"})
         self.assertIn("_backlog", Outflow.__slots__)
         self.assertIn("_perMessageCompress", RestingProtocol.__slots__)
-        state = {"_chunks", "_entries", "conflating", "skipped", "_names", "_from", "_to"}
-        self.assertEqual(set(Backlog.__slots__) - state, {"_after", "_number", "size"})
+        state = {"_chunks", "_parts", "conflating", "skipped", "_names", "_from", "_to"}
+        derived = {"_after", "_at", "_count", "_holes", "_newest", "size"}
+        self.assertEqual(set(Backlog.__slots__) - state, derived)
 
     def test_autobahn(self):
         """The parameters of a compression are what its constructor takes, in that order."""

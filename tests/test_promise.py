@@ -13,6 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin.delivery import backlog as backlog_module
+from odin.delivery import batches as batches_module
+from odin.delivery import group as group_module
 from odin.wire.subjects import covers
 from tests import connections
 from tests.connections import NotingTransport, Server, frame, frames, head
@@ -164,6 +166,13 @@ class PromiseMachine(RuleBasedStateMachine):
         self.patches = [
             mock.patch.object(backlog_module, "CONFLATE_AFTER", 400),
             mock.patch.object(backlog_module, "TAKE_BYTES", 300),
+            mock.patch.object(backlog_module, "_SHARE", 3),
+            mock.patch.object(backlog_module, "_PART", 5),
+            mock.patch.object(backlog_module, "_HOLES", 2),
+            mock.patch.object(batches_module, "BATCH_BYTES", 250),
+            mock.patch.object(group_module, "MERGE_AFTER", 600),
+            mock.patch.object(group_module, "_LOOK_AT", 4),
+            mock.patch.object(group_module, "_COMPACT_AT", 3),
             mock.patch.object(connections, "sweep", sweep),
             mock.patch.object(connections, "BOUNDS", connections.BOUNDS._replace(messages=60)),
         ]

@@ -132,6 +132,37 @@ class FeedClientTests(SynchronousTestCase):
         self.assertEqual(got, [("a", b"p"), ("\udcff", b"p"), ("a.b", b"p")])
         self.assertEqual(len(self.flushLoggedErrors()), 1)
 
+    def test_pause(self):
+        """No bytes are read while paused, whatever connection there is, until resumed."""
+        client, done = FeedClient(), []
+
+        class Connection:
+            def get_protocol(self):
+                return asyncio.StreamReaderProtocol(reader, loop=loop)
+
+            def set_protocol(self, protocol):
+                done.append("ours")
+
+            def pause_reading(self):
+                done.append("pause")
+
+            def resume_reading(self):
+                done.append("resume")
+
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        reader = asyncio.StreamReader(loop=loop)
+        transport = TcpTransport()
+        transport._io_reader = reader
+        transport._io_writer = asyncio.StreamWriter(Connection(), None, None, loop)
+        client.pause()
+        client.resume()
+        client._read_directly(transport)
+        client.pause()
+        client._read_directly(transport)  # a reconnect
+        client.resume()
+        self.assertEqual(done, ["ours", "pause", "ours", "pause", "resume"])
+
     def test_private_names(self):
         """What is overridden or used of nats-py and asyncio is there."""
         for name in (

@@ -1,17 +1,41 @@
 """Subjects and patterns."""
 
-from itertools import product
+from itertools import combinations, product
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from odin.wire.subjects import covers, is_pattern, is_subject, overlaps, permitted, reduced
+from odin.wire.subjects import (
+    PatternSet,
+    covers,
+    is_pattern,
+    is_subject,
+    overlaps,
+    permitted,
+    reduced,
+)
 
 PATTERNS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3).flatmap(
     lambda tokens: st.sampled_from([".".join(tokens), ".".join([*tokens, ">"]), ">"])
 )
 SUBJECTS = [".".join(tokens) for n in range(1, 5) for tokens in product("abc", repeat=n)]
+ALL_PATTERNS = [
+    text
+    for size in range(1, 4)
+    for tokens in product(("a", "b", "*", ">"), repeat=size)
+    if is_pattern(text := ".".join(tokens))
+]
+
+
+class Counted(str):
+    """A subject or pattern that counts how often somebody takes one apart."""
+
+    splits = 0
+
+    def split(self, *arguments):
+        Counted.splits += 1
+        return super().split(*arguments)
 
 
 class SubjectTests(SynchronousTestCase):
@@ -62,3 +86,47 @@ class SubjectTests(SynchronousTestCase):
     def test_reduced(self):
         """What another pattern covers is left out; the order stays."""
         self.assertEqual(reduced(["a.b", "c", "a.*", "c", "a.>"]), ["c", "a.>"])
+
+
+class PatternSetTests(SynchronousTestCase):
+    def test_as_covers(self):
+        """Every pair of patterns of up to three tokens, and sets of two, as `covers` says."""
+        sets = [(one,) for one in ALL_PATTERNS]
+        sets += list(combinations(ALL_PATTERNS, 2))[::7]
+        for patterns in sets:
+            compiled = PatternSet(patterns)
+            for other in ALL_PATTERNS:
+                expected = any(covers(each, other) for each in patterns)
+                self.assertEqual(compiled.covers(other), expected, (patterns, other))
+
+    def test_matching(self):
+        """Every subject of up to four tokens, against every pattern."""
+        for pattern in ALL_PATTERNS:
+            compiled = PatternSet([pattern])
+            for subject in SUBJECTS:
+                self.assertEqual(compiled.matches(subject), covers(pattern, subject))
+
+    @given(st.lists(st.sampled_from(ALL_PATTERNS), max_size=12), st.sampled_from(ALL_PATTERNS))
+    def test_sets(self, patterns, other):
+        """Sets of any size; what is reduced covers what it did."""
+        expected = any(covers(each, other) for each in patterns)
+        self.assertEqual(PatternSet(patterns).covers(other), expected)
+        self.assertEqual(permitted(tuple(patterns), other), expected)
+        unique = list(dict.fromkeys(patterns))
+        left = [
+            each for each in unique if not any(one != each and covers(one, each) for one in unique)
+        ]
+        self.assertEqual(reduced(patterns), left)
+
+    def test_cost(self):
+        """A question takes one name apart, however many patterns there are."""
+        wild = [Counted(f"odin.*.c{n}") for n in range(1000)]
+        literal = [Counted(f"odin.x.l{n}") for n in range(1000)]
+        Counted.splits = 0
+        self.assertEqual(len(reduced([*wild, *literal])), 2000)
+        self.assertLessEqual(Counted.splits, 3000)
+        Counted.splits = 0
+        allowed = tuple(wild)
+        for n in range(1000):
+            self.assertTrue(permitted(allowed, Counted(f"odin.y.c{n}")))
+        self.assertLessEqual(Counted.splits, 2000)

@@ -66,6 +66,7 @@ class SupervisorTestCase(SynchronousTestCase):
             count=self.count,
             arguments=[],
             log_file=lambda _number: None,
+            open_log=lambda _path: 0,
             node="n",
             secret="s",
             open_sockets=lambda: Listening([]),

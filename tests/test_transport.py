@@ -128,6 +128,17 @@ class TransportTests(SynchronousTestCase):
         self.transport.write(b"ghi")
         self.assertEqual(self.drain(), b"cdefghi")
 
+    def test_held_bytes_are_shared(self):
+        """What a send of a batch left over is no copy; neither is what a later write leaves."""
+        batch = b"x" * 50_000
+        self.transport.hold(batch, 10)
+        self.assertIs(self.transport.dataBuffer, batch)
+        self.transport.doWrite()
+        self.assertTrue(self.transport.behind)
+        self.assertIs(self.transport.dataBuffer, batch)
+        self.transport.write(b"end")
+        self.assertEqual(self.drain(), batch[10:] + b"end")
+
     def test_a_second_time_behind(self):
         """Falling behind again after catching up works as the first time."""
         for _ in range(3):

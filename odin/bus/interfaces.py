@@ -69,6 +69,12 @@ class IBus(Interface):
     def attach(receiver: IReceiver) -> None:
         """Say where messages go; once, before the service starts."""
 
+    def pause() -> None:
+        """Bring no messages for a moment: too many wait here. The broker keeps them, or some."""
+
+    def resume() -> None:
+        """Go on after `pause`."""
+
     def publish(subject: str, payload: bytes) -> "Deferred[Receipt | None]":
         """Publish one message; fires when the bus has it, with its place if it is stored.
 

@@ -33,6 +33,12 @@ class MemoryBus(Service):
         self.connected = False
         super().stopService()
 
+    def pause(self) -> None:
+        """Nothing waits outside of this process."""
+
+    def resume(self) -> None:
+        """Nothing waits outside of this process."""
+
     def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
         if not self.connected:
             return fail(Unavailable("the server is stopping"))

@@ -55,6 +55,8 @@ class NatsBus(Service):
         self.connected = False
         self.reconnects = 0
         self.gave_up = False
+        self._paused = False  # by us: what the broker says meanwhile is not read
+        self._resumed_at = 0.0
         self._config = config
         self._servers = Servers(config)
         self._loop = loop
@@ -95,6 +97,19 @@ class NatsBus(Service):
         """Drain: what the broker has sent is still delivered, then the connection ends."""
         super().stopService()
         return self._deferred(self._stop())
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._client is not None:
+            self._client.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._resumed_at = self._loop.time()
+        if self._stream is not None:
+            self._stream.excuse()
+        if self._client is not None:
+            self._client.resume()
 
     def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
         return self._deferred(self._publish(subject, payload))
@@ -142,6 +157,7 @@ class NatsBus(Service):
         """Hold a connection: connect, subscribe, wait until it is closed for good, again."""
         while self.running:
             client, closed = FeedClient(), asyncio.Event()
+            client.paused = self._paused
             self._client = client
             try:
                 await client.connect(**self._servers.options(self._name), **self._callbacks(closed))
@@ -197,6 +213,8 @@ class NatsBus(Service):
         if not client.is_connected:
             self._changed(False)
             return
+        if self._paused:
+            return
         asked_at = self._loop.time()
         try:
             if stream is None:
@@ -204,9 +222,10 @@ class NatsBus(Service):
             else:
                 await stream.check(client)
         except _FAILURES as error:
-            if self._loop.time() - asked_at < ANSWER_S + _LATE_S:  # else nobody was here to hear it
+            heard = not self._paused and self._resumed_at < asked_at
+            if heard and self._loop.time() - asked_at < ANSWER_S + _LATE_S:
                 self._lost(error)
-            return
+            return  # else nobody was here to hear the answer: ask again
         if stream is not None:
             await self._follow(stream, client)
         elif self._denied.issuperset(self._subjects):

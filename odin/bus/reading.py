@@ -150,7 +150,24 @@ class FeedClient(NatsClient):
     def __init__(self) -> None:
         super().__init__()
         self.feed: dict[str, Receive] = {}
+        self.paused = False
         self._splitter: Splitter | None = None
+        self._connection: asyncio.ReadTransport | None = None  # the current one
+
+    def pause(self) -> None:
+        """Read nothing until `resume`, over reconnects, too: the broker keeps what it has.
+
+        For a moment: the broker's patience ends at 64 MB or 10 s, and pongs wait as well.
+        """
+        self.paused = True
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.paused = False
+        if self._connection is not None:
+            self._connection.resume_reading()
 
     async def take(self, subject: str, receive: Receive) -> Subscription:
         """Subscribe; `receive` gets the messages where they are read."""
@@ -186,6 +203,9 @@ class FeedClient(NatsClient):
         stream = connection.get_protocol()
         splitter = self._splitter = Splitter(self._receiver_of, stream.data_received)
         connection.set_protocol(_Reader(stream, splitter))
+        self._connection = connection
+        if self.paused:
+            connection.pause_reading()
         early = bytes(reader._buffer)  # came behind the broker's greeting
         reader._buffer.clear()
         splitter.feed(early)

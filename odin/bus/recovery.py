@@ -91,7 +91,7 @@ class Recovery:
             raise _NotYet
         if epoch != bridge.epoch:
             return self._counted(None, "none")
-        if history.covers(offset):
+        if history.covers(patterns, offset):
             found = history.replay(patterns, offset, self._most, self._now())
             return self._counted(found, "memory")
         if not stores or history.head - offset > 100 * self._most:
@@ -145,7 +145,7 @@ class Recovery:
         bridge, found = self._bridge, None
         if stored is not None and epoch == bridge.epoch:
             patterns, _offset = key
-            gone = not bridge.history.covers(until)  # the ring moved on while the broker was asked
+            gone = not bridge.history.covers(patterns, until)  # the ring moved on meanwhile
             if not isinstance(stored, list) or gone:
                 for wish in wishes:
                     self._wait(wish)

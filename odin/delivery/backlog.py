@@ -5,11 +5,14 @@ a message of a channel that may be conflated replaces the one before it of the s
 takes the place of the newer. Whatever happens, what is left is in the order of the feed: no stale
 price ever follows a newer one.
 
-    [ chunks: replays, shared bytes | entries: messages in feed order ]
+    [ chunks: replays, shared bytes | parts: messages in feed order ]
+
+A message costs 8 bytes beside the message itself, which others hold as well; batches in which
+nothing is merged are shared like the messages in them.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from odin.delivery.message import Message, notice
@@ -17,113 +20,195 @@ from odin.wire.frames import text_frame
 from odin.wire.messages import Conflated, encode
 
 CONFLATE_AFTER: Final = 64 << 10  # bytes waiting
-TAKE_BYTES: Final = 64 << 10
+TAKE_BYTES: Final = 16 << 10
+TO_MAKE: Final = 64 << 10  # bytes, what a replay that is not made yet counts for
+_SHARE: Final = 16  # messages; shorter batches are copied
+_PART: Final = 256  # messages in a part of our own
+_HOLES: Final = 64  # that need not be closed, beside as many as there are messages
+
+
+class _Own(list["Message | None"]):
+    """A part that is this backlog's alone; None where a message was replaced, or is sent."""
 
 
 class Backlog:
     """The messages of one client that the kernel did not take yet."""
 
     __slots__ = (
-        "_after", "_chunks", "_entries", "_from", "_names", "_number", "_to", "conflating",
-        "size", "skipped",
+        "_after", "_at", "_chunks", "_count", "_from", "_holes", "_names", "_newest", "_parts",
+        "_to", "conflating", "size", "skipped",
     )  # fmt: skip
 
     def __init__(self, most: int) -> None:
         """`most`: bytes that may wait before its owner gives up; merging begins well before."""
-        self.size = 0  # bytes of the entries
+        self.size = 0  # bytes of the messages
         self.skipped = 0  # messages that were replaced since the last notice of it
         self.conflating = False
         self._after = min(CONFLATE_AFTER, most // 2)
-        self._chunks: deque[bytes] = deque()
-        self._entries: dict[str | int, Message] = {}  # by channel when conflated, else by number
-        self._number = 0
+        self._chunks: deque[bytes | Iterator[bytes]] = deque()
+        self._parts: deque[_Own | list[Message]] = deque()
+        self._at = 0  # index in the first part
+        self._count = 0  # messages
+        self._holes = 0
+        self._newest: dict[str, tuple[_Own, int]] = {}  # channel -> where it is, once conflating
         self._names: set[str] = set()
         self._from = self._to = 0
 
     def __bool__(self) -> bool:
-        return bool(self._chunks or self._entries)
+        return bool(self._chunks or self._count)
 
     def __len__(self) -> int:
         """How many messages wait, replays not counted."""
-        return len(self._entries)
+        return self._count
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages, replays not counted."""
+        at = self._at
+        for part in self._parts:
+            yield from [each for each in part[at:] if each is not None]
+            at = 0
 
     @property
     def replaying(self) -> int:
-        """Bytes of replays; they are shared between clients."""
-        return sum(map(len, self._chunks))
+        """Bytes of replays, shared between clients; what is still to be made is a guess."""
+        sizes = [len(each) if isinstance(each, bytes) else TO_MAKE for each in self._chunks]
+        return sum(sizes)
 
-    def add(self, messages: Iterable[Message]) -> int:
-        """Take messages in; returns how many others they replaced."""
+    @property
+    def making(self) -> bool:
+        """Whether a part of a replay is still to be made, which costs time."""
+        return any(not isinstance(each, bytes) for each in self._chunks)
+
+    def add(self, messages: list[Message]) -> int:
+        """Take messages in; returns how many others they replaced.
+
+        The list may be kept as it is: nobody may change it.
+        """
         before = self.skipped
-        for message in messages:
-            self._put(message)
-        if not self.conflating and self.size > self._after:
-            self.conflating = True
-            entries, self._entries, self.size = self._entries, {}, 0
-            for message in entries.values():
-                self._put(message)
+        if self.conflating:
+            self._merge(messages)
+            return self.skipped - before
+        self._keep(messages)
+        if self.size > self._after:
+            self._begin_conflating()
         return self.skipped - before
 
     def append(self, frame: bytes) -> None:
         """A frame for this client alone, behind what waits."""
-        self._put(notice(frame))
+        self._keep([notice(frame)])
 
     def extend(self, chunks: Iterable[bytes]) -> None:
-        """A replay: whole frames in shared chunks, behind what waits."""
-        while self._entries:
+        """A replay: whole frames in shared chunks, behind what waits.
+
+        An iterator's chunks are made when it is their turn to be taken.
+        """
+        while self._count:
             self._chunks.append(self._taken())
-        self._chunks.extend(chunks)
+        if isinstance(chunks, Iterator):
+            self._chunks.append(chunks)
+        else:
+            self._chunks.extend(chunks)
 
     def forget_feed(self) -> None:
         """Drop what a replay brings anyway; notices stay."""
-        notices = [each for each in self._entries.values() if not each.channel]
+        notices = [each for each in self if not each.channel]
         self._chunks.clear()
-        self._entries, self.size, self.skipped = {}, 0, 0
+        self._clear()
+        self.size = self.skipped = 0
         self._names.clear()
-        for each in notices:
-            self._put(each)
+        self._keep(notices)
 
     def state(
         self,
     ) -> tuple[list[bytes], list[tuple[str, int, bytes, bool]], bool, int, list[str], int, int]:
         """(chunks, entries, and what `conflate` takes behind a flag): all that there is to it."""
-        entries = [
-            (each.channel, each.offset, each.frame, each.conflate)
-            for each in self._entries.values()
-        ]
+        entries = [(each.channel, each.offset, each.frame, each.conflate) for each in self]
         told = (self.conflating, self.skipped, list(self._names), self._from, self._to)
-        return (list(self._chunks), entries, *told)
+        chunks = [[each] if isinstance(each, bytes) else each for each in self._chunks]
+        self._chunks = deque(each for part in chunks for each in part)
+        return ([each for each in self._chunks if isinstance(each, bytes)], entries, *told)
 
     def conflate(self, skipped: int, names: Iterable[str], from_: int, to: int) -> None:
         """Go on as a backlog that has replaced `skipped` messages already; see `state`."""
-        self.add(())
         if not self.conflating:
-            self.conflating = True
-            entries, self._entries, self.size = self._entries, {}, 0
-            for message in entries.values():
-                self._put(message)
+            self._begin_conflating()
         self.skipped += skipped
         if skipped:
             self._names.update(names)
             self._from, self._to = from_, to
 
     def take(self) -> bytes:
-        """The next bytes to send, whole frames, at most TAKE_BYTES and one frame."""
-        return self._chunks.popleft() if self._chunks else self._taken()
+        """The next bytes to send: whole frames, a chunk or TAKE_BYTES and one frame; maybe none."""
+        chunks = self._chunks
+        while chunks:
+            first = chunks[0]
+            if isinstance(first, bytes):
+                chunks.popleft()
+                return first
+            made = next(first, None)
+            if made is not None:
+                return made
+            chunks.popleft()
+        return self._taken()
+
+    def _keep(self, messages: list[Message]) -> None:
+        """Put messages behind the others, merging nothing."""
+        self._count += len(messages)
+        self.size += sum([len(each.frame) for each in messages])
+        if len(messages) >= _SHARE:
+            self._parts.append(messages)
+        else:
+            self._own().extend(messages)
+
+    def _begin_conflating(self) -> None:
+        parts, at = self._parts, self._at
+        self.conflating = True
+        self.size = 0
+        self._clear()
+        for part in parts:
+            if isinstance(part, _Own):
+                self._merge([each for each in part[at:] if each is not None])
+            else:
+                self._merge(part[at:] if at else part)
+            at = 0
+
+    def _merge(self, messages: list[Message]) -> None:
+        """Put messages behind the others; each replaces the one before it of its channel."""
+        if not any(each.conflate for each in messages):
+            self._keep(messages)
+            return
+        for message in messages:
+            if message.conflate:
+                place = self._newest.get(message.channel)
+                if place is not None:
+                    self._replace(*place)
+            self._put(message)
+            self.size += len(message.frame)
+        self._count += len(messages)
+        if self._holes > _HOLES + self._count:
+            self._close_holes()
 
     def _put(self, message: Message) -> None:
-        key: str | int
-        if self.conflating and message.conflate:
-            key = message.channel
-            replaced = self._entries.pop(key, None)
-            if replaced is not None:
-                self._note(replaced)
-        else:
-            key = self._number = self._number + 1
-        self._entries[key] = message
-        self.size += len(message.frame)
+        own = self._own()
+        if message.conflate:
+            self._newest[message.channel] = (own, len(own))
+        own.append(message)
 
-    def _note(self, replaced: Message) -> None:
+    def _own(self) -> _Own:
+        """The last part, one that may be added to."""
+        parts = self._parts
+        if parts and isinstance(last := parts[-1], _Own) and len(last) < _PART:
+            return last
+        own = _Own()
+        parts.append(own)
+        return own
+
+    def _replace(self, own: _Own, index: int) -> None:
+        replaced = own[index]
+        assert replaced is not None
+        own[index] = None
+        self._holes += 1
+        self._count -= 1
         self.size -= len(replaced.frame)
         if not self.skipped:
             self._from = self._to = replaced.offset
@@ -132,8 +217,26 @@ class Backlog:
         self._to = max(self._to, replaced.offset)
         self._names.add(replaced.channel)
 
+    def _close_holes(self) -> None:
+        parts, at, count = self._parts, self._at, self._count
+        self._clear()
+        self._count = count
+        for part in parts:
+            if isinstance(part, _Own):
+                for each in part:
+                    if each is not None:
+                        self._put(each)
+            else:
+                self._parts.append(part[at:] if at else part)
+            at = 0
+
+    def _clear(self) -> None:
+        self._parts = deque()
+        self._at = self._count = self._holes = 0
+        self._newest = {}
+
     def _taken(self) -> bytes:
-        entries, frames, size = self._entries, [], 0
+        parts, frames, size = self._parts, [], 0
         if self.skipped:
             told = Conflated(
                 channels=len(self._names), skipped=self.skipped, from_=self._from, to=self._to
@@ -141,9 +244,23 @@ class Backlog:
             frames.append(text_frame(encode(told)))
             self.skipped = 0
             self._names.clear()
-        while entries and size < TAKE_BYTES:
-            message = entries.pop(next(iter(entries)))
+        while self._count and size < TAKE_BYTES:
+            part, at = parts[0], self._at
+            message = part[at]
+            if isinstance(part, _Own):
+                part[at] = None
+            self._at = at + 1
+            if self._at == len(part):
+                parts.popleft()
+                self._at = 0
+            if message is None:
+                continue
+            if message.conflate and self.conflating:
+                del self._newest[message.channel]
+            self._count -= 1
             frames.append(message.frame)
             size += len(message.frame)
         self.size -= size
+        if not self._count:
+            self._clear()
         return b"".join(frames)

@@ -1,23 +1,30 @@
 """What was sent: a ring of the last messages, and the last message of each channel.
 
 The ring holds every message of the feed whose offset is above `floor`, up to `head`; a client that
-missed some gets exactly those, or an honest no. Frames are the ones that went out: a replay is
-joined once for all clients that ask for the same.
+missed some gets exactly those, or an honest no. Of messages that have left the ring the last offset
+of each channel is known, down to `base`: a client whose channels were quiet has missed nothing,
+however long ago its offset was.
+
+Frames are the ones that went out: a replay is joined once for all clients that ask for the same.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from odin.delivery.message import Message, chunked
 from odin.wire.frames import payload_of, text_frame
 from odin.wire.messages import snapshot_message
-from odin.wire.subjects import EVERYTHING, covers
+from odin.wire.subjects import EVERYTHING, PatternSet
 
 _SHARED_FOR_S: Final = 5.0  # how long replays are kept for the next who asks for the same
 _SHARED_BYTES: Final = 32 << 20
-_MAX_MEMO: Final = 65_536
+_MAX_GONE: Final = 65_536  # channels whose last forgotten offset is known
+_MOST_LOOKS: Final = 4096  # at channels, for patterns with wildcards: about 2 ms
 _COMPACT_AT: Final = 1024
+_FORGOTTEN: Final = Message("", 0, b"")
+_CHUNK_BYTES: Final = 64 << 10  # of a snapshot, made at a time
+_CHUNK_LOOKS: Final = 512  # at channels, for a chunk of it
 _SLACK: Final = 64
 
 
@@ -43,7 +50,7 @@ class History:
     """The messages of one numbering. Offsets grow; there may be gaps between them."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.floor = self.head = 0
+        self.floor = self.head = self.base = 0
         self.size = 0  # bytes of the frames in the ring
         self.last_size = 0  # and of the last values
         self._bounds = bounds
@@ -55,7 +62,7 @@ class History:
         self._replays: dict[tuple[frozenset[str], int], Replay] = {}
         self._replayed_at = 0.0
         self._replay_bytes = 0
-        self._memos: dict[frozenset[str], dict[str, bool]] = {}
+        self._gone: dict[str, int] = {}  # channel -> offset of its newest forgotten message
 
     def __len__(self) -> int:
         return len(self._ring) - self._first
@@ -72,7 +79,8 @@ class History:
 
     def begin(self, offset: int) -> None:
         """A new numbering: forget everything; the next message comes after `offset`."""
-        self.floor = self.head = offset
+        self.floor = self.head = self.base = offset
+        self._gone.clear()
         self.size = self.last_size = self._first = 0
         self._ring, self._times = [], []
         self._last.clear()
@@ -113,63 +121,73 @@ class History:
         first = self._first
         return self._ring[first:], self._times[first:], list(self._last.values())
 
-    def covers(self, offset: int) -> bool:
-        """Whether everything after `offset` is here."""
-        return self.floor <= offset <= self.head
+    def covers(self, patterns: frozenset[str], offset: int) -> bool:
+        """Whether everything on `patterns` after `offset` is here.
+
+        False also if that cannot be proved: before `base`, and for patterns with wildcards if more
+        channels than _MOST_LOOKS would have to be compared.
+        """
+        if self.floor <= offset <= self.head:
+            return True
+        if not self.base <= offset <= self.head or EVERYTHING in patterns:
+            return False
+        gone, wanted = self._gone, PatternSet(patterns)
+        if any(gone.get(each, 0) > offset for each in wanted.literals):
+            return False
+        if not wanted.wild:
+            return True
+        later = [channel for channel, last in gone.items() if last > offset]
+        return len(later) <= _MOST_LOOKS and not any(map(wanted.matches, later))
 
     def replay(self, patterns: frozenset[str], offset: int, most: int, now: float) -> Replay | None:
         """The messages on `patterns` after `offset`; None if they are not all here, or too many."""
-        if not self.covers(offset):
+        if not self.covers(patterns, offset):
             return None
         key = (patterns, offset)
         known = self._replays.get(key, Replay((), 0, offset))
         if known.head < self.head:
             start = bisect_right(self._ring, known.head, lo=self._first, key=_offset)
-            wanted = self.matcher(patterns)
-            frames = [each.frame for each in self._ring[start:] if wanted(each.channel)]
+            frames = _frames_on(patterns, self._ring[start:])
             known = Replay(chunked(known.chunks, frames), known.messages + len(frames), self.head)
         if known.messages > most:
             return None
         self._share(key, known, now)
         return known
 
-    def snapshot(self, patterns: frozenset[str]) -> tuple[bytes, ...]:
-        """The last message of each channel on `patterns`, marked, the oldest first; in chunks."""
-        wanted = self.matcher(patterns)
-        frames = [
-            self._snapshot_of(message).frame
-            for channel, message in self._last.items()
-            if wanted(channel)
-        ]
-        return chunked((), frames)
+    def snapshot(self, patterns: frozenset[str]) -> Iterator[bytes]:
+        """The last message of each channel on `patterns`, marked, the oldest first; in chunks.
 
-    def matcher(self, patterns: frozenset[str]) -> Callable[[str], bool]:
-        """Whether a channel is on one of `patterns`; remembers its answers."""
-        if EVERYTHING in patterns:
-            return _always
-        memo = self._memos.get(patterns)
-        if memo is None or len(memo) > _MAX_MEMO:
-            if len(self._memos) >= 256:
-                self._memos.clear()
-            memo = self._memos[patterns] = {}
-        answers = memo
+        As it is now; the chunks, of which some may be empty, are made one by one when they are
+        asked for, in about 1 ms each.
+        """
+        wanted = PatternSet(patterns)
+        if wanted.wild:
+            last = list(self._last.values())
+            return self._marked(last, None if EVERYTHING in patterns else wanted)
+        found = [self._last[each] for each in patterns if each in self._last]
+        found.sort(key=_offset)
+        return self._marked(found, None)
 
-        def matches(channel: str) -> bool:
-            answer = answers.get(channel)
-            if answer is None:
-                answer = answers[channel] = any(covers(each, channel) for each in patterns)
-            return answer
-
-        return matches
+    def _marked(self, messages: list[Message], wanted: PatternSet | None) -> Iterator[bytes]:
+        frames, size = [], 0
+        for number, message in enumerate(messages, 1):
+            if wanted is None or wanted.matches(message.channel):
+                frames.append(self._snapshot_of(message).frame)
+                size += len(frames[-1])
+            if size > _CHUNK_BYTES or not number % _CHUNK_LOOKS:
+                yield b"".join(frames)
+                frames, size = [], 0
+        if frames:
+            yield b"".join(frames)
 
     def _snapshot_of(self, message: Message) -> Message:
         made = self._snapshots.get(message.channel)
         if made is None or made.offset != message.offset:
             payload = payload_of(message.frame)
             frame = text_frame(snapshot_message(message.channel, message.offset, payload))
-            made = self._snapshots[message.channel] = Message(
-                message.channel, message.offset, frame
-            )
+            made = Message(message.channel, message.offset, frame)
+            if self._last.get(message.channel) is message:
+                self._snapshots[message.channel] = made
         return made
 
     def _share(self, key: tuple[frozenset[str], int], replay: Replay, now: float) -> None:
@@ -195,21 +213,41 @@ class History:
         most_messages = bounds.messages - bounds.messages // _SLACK
         oldest = now - bounds.age_s
         size, first, end = self.size, self._first, len(ring)
+        gone, floor = self._gone, self.floor
         while first < end and (
             size > most_size or end - first > most_messages or times[first] < oldest
         ):
-            size -= len(ring[first].frame)
+            message = ring[first]
+            size -= len(message.frame)
+            gone[message.channel] = floor = message.offset
+            ring[first] = _FORGOTTEN
             first += 1
-        self.size, self.floor = size, ring[first - 1].offset
+        if len(gone) > _MAX_GONE:
+            self._forget_gone()
+        self.size, self.floor = size, floor
         if first > _COMPACT_AT and first > end // 2:
             del ring[:first], times[:first]
             first = 0
         self._first = first
+
+    def _forget_gone(self) -> None:
+        """Of half of the channels, those that lost messages longest ago, nothing is known."""
+        kept = sorted(self._gone.items(), key=lambda each: each[1])
+        half = len(kept) // 2
+        self.base = kept[half - 1][1]
+        self._gone = dict(kept[half:])
 
 
 def _offset(message: Message) -> int:
     return message.offset
 
 
-def _always(_channel: str) -> bool:
-    return True
+def _frames_on(patterns: frozenset[str], messages: list[Message]) -> list[bytes]:
+    """The frames of those of the messages that are on `patterns`."""
+    if EVERYTHING in patterns:
+        return [each.frame for each in messages]
+    wanted = PatternSet(patterns)
+    channels = patterns
+    if wanted.wild:
+        channels = frozenset(filter(wanted.matches, {each.channel for each in messages}))
+    return [each.frame for each in messages if each.channel in channels]

@@ -7,11 +7,15 @@ from typing import Final, Protocol
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from odin.delivery.groups import Clock, Group, Groups, Recipient, Sweep
+from odin.delivery.arrivals import Arrivals
+from odin.delivery.group import Clock, Group, Recipient, Sweep
+from odin.delivery.groups import Groups
 from odin.delivery.message import Message, notice
 
 # How long one turn may send before pings, handshakes and other reads get theirs.
 SLICE_S: Final = 0.002
+MOST_WAITING: Final = 1 << 19  # messages that wait, counted in each group: 8 bytes each
+MOST_BYTES: Final = 16 << 20  # of their frames
 _REMEMBER_S: Final = 0.25
 
 
@@ -28,6 +32,10 @@ class Hub(Service):
     Messages that arrive within one reactor turn leave together: their frames wait in their groups
     until `soon` calls back, once, and go out joined. There is no timer: an idle server sends at
     the end of the turn, a busy one joins by itself. Long rounds are cut into slices of SLICE_S.
+
+    In a round each group sends one batch; what it has beyond that waits for the next round. When
+    more waits in all groups together than MOST_WAITING or MOST_BYTES, `regulate` is called with
+    False: the bus has to wait, until half of it is gone.
     """
 
     _log = Logger()
@@ -39,11 +47,16 @@ class Hub(Service):
         soon: Callable[[Callable[[], None]], object],
         clock: Clock,
         meter: Meter,
+        regulate: Callable[[bool], None] = lambda _more: None,
     ) -> None:
-        """`clock`: seconds, monotonic. `soon`: runs a callable after the reads of this turn."""
+        """`clock`: seconds, monotonic. `soon`: runs a callable after the reads of this turn.
+        `regulate`: told whether the bus may bring more, each time that changes."""
         self.groups = Groups()
+        self._batches = self.groups.batches
         self.sessions = 0
         self.delivered = 0  # frames handed over, one per recipient and message
+        self.regulated = False  # whether the bus has to wait
+        self._regulate_bus = regulate
         self._sweep = sweep
         self._soon = soon
         self._clock = clock
@@ -51,6 +64,8 @@ class Hub(Service):
         self._scheduled = False
         self._next: deque[Group] = deque()  # with frames for the next round
         self._round: deque[Group] = deque()
+        self._arrivals = Arrivals()
+        self._steps: deque[Callable[[], None]] = deque()  # work for single clients
         self._oldest: float | None = None  # arrival of the next round's first message
         self._round_oldest = 0.0
         self._round_began = 0.0
@@ -64,6 +79,11 @@ class Hub(Service):
         if oldest is not None and now - oldest > most_s:
             return True
         return self._late_s > most_s and now - self._late_at < _REMEMBER_S
+
+    @property
+    def waiting(self) -> int:
+        """Messages that are in no batch yet, counted in each group that they are for."""
+        return self._batches.waiting
 
     def register(self, session: Recipient, patterns: frozenset[str]) -> None:
         """A session opened; it gets everything that matches `patterns` from now on."""
@@ -104,11 +124,17 @@ class Hub(Service):
             return
         if self._oldest is None:
             self._oldest = arrived
+            self._arrivals.mark(message.offset, arrived)
+        self._arrivals.size += len(message.frame)
         for group in route:
             if not group.pending:
                 self._next.append(group)
             group.pending.append(message)
+        batches = self._batches
+        batches.waiting += len(route)
         self._schedule()
+        if batches.waiting > MOST_WAITING:
+            self._regulate()
 
     def notify(self, frame: bytes) -> None:
         """Send a notice to every session, whatever it is subscribed to, in order with the feed."""
@@ -117,6 +143,12 @@ class Hub(Service):
             if not group.pending:
                 self._next.append(group)
             group.pending.append(message)
+            self._batches.waiting += 1
+        self._schedule()
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Do a piece of work for one client in a turn to come, after the feed has had its slice."""
+        self._steps.append(step)
         self._schedule()
 
     def flush(self) -> None:
@@ -127,29 +159,77 @@ class Hub(Service):
     def _flush(self, slice_s: float = SLICE_S) -> None:
         self._scheduled = False
         now = self._clock()
-        if not self._round:
-            self._round, self._next = self._next, self._round
-            self._round_began = now
-            self._round_oldest = now if self._oldest is None else self._oldest
-            self._oldest = None
-        round_, deadline = self._round, now + slice_s
+        deadline = now + slice_s
+        while self._round or self._next:
+            if not self._round:
+                self._begin_round(now)
+            self._go_on(deadline)
+            now = self._clock()
+            if self._round:
+                break
+            self._end_round(now)
+            if now >= deadline:
+                break
+        if self._steps:
+            self._work()
+        if self._round or self._next:
+            self._schedule()
+            self._regulate()
+        elif self.regulated:
+            self._regulate()
+
+    def _work(self) -> None:
+        """Steps for a slice of time; one at least, and none of those that they ask for."""
+        deadline = self._clock() + SLICE_S
+        for _ in range(len(self._steps)):
+            step = self._steps.popleft()
+            try:
+                step()
+            except Exception:
+                self._log.failure("a step for a client failed")
+            if self._clock() >= deadline:
+                break
+        if self._steps:
+            self._schedule()
+
+    def _begin_round(self, now: float) -> None:
+        self._round, self._next = self._next, self._round
+        self._round_began = now
+        self._round_oldest = now if self._oldest is None else self._oldest
+        self._oldest = None
+
+    def _go_on(self, deadline: float) -> None:
+        """Send, group by group, until the round is over or `deadline`."""
+        round_ = self._round
         while round_:
             group = round_[0]
+            begins = group.sending is None
             try:
                 self.delivered += group.advance(self._sweep, self._clock, deadline)
             except Exception:  # a defect: this batch is lost, the others must not be
                 self._log.failure("sending to a group failed")
-                group.sending = None
+                group.abandon()
+            if begins and group.pending:  # more than a batch
+                self._next.append(group)
+                self._arrivals.left(group.oldest)
             if group.sending is None:
                 round_.popleft()
             if round_ and self._clock() >= deadline:
-                break
-        if not round_:
-            now = self._clock()
-            self._late_s, self._late_at = now - self._round_oldest, now
-            self._meter.round_done(self._late_s, now - self._round_began)
-        if round_ or self._next:
-            self._schedule()
+                return
+
+    def _end_round(self, now: float) -> None:
+        self._late_s, self._late_at = now - self._round_oldest, now
+        self._meter.round_done(self._late_s, now - self._round_began)
+        self._oldest = self._arrivals.end_round(new=self._oldest is not None)
+
+    def _regulate(self) -> None:
+        """Tell the bus when to wait, and when to go on."""
+        share = 2 if self.regulated else 1
+        waiting, size = self._batches.waiting, self._arrivals.waiting
+        over = waiting > MOST_WAITING // share or size > MOST_BYTES // share
+        if over != self.regulated:
+            self.regulated = over
+            self._regulate_bus(not over)
 
     def _schedule(self) -> None:
         if not self._scheduled:

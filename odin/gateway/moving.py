@@ -121,6 +121,7 @@ class Mover:
             and self.may_move(session)
             and not protocol.__dict__
             and not session.awaiting
+            and not (session._backlog is not None and session._backlog.making)
             and _size_waiting(session, protocol.transport) <= _MOST_WAITING
         )
 
@@ -223,7 +224,7 @@ class Mover:
         transport.hold(waiting.pending, 0)
         backlog = Backlog(self._context.max_pending)
         backlog.extend(waiting.chunks)
-        backlog.add(Message(*each) for each in waiting.entries)
+        backlog.add([Message(*each) for each in waiting.entries])
         if waiting.conflating:
             backlog.conflate(waiting.skipped, waiting.names, waiting.from_, waiting.to)
         if backlog:

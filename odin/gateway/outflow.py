@@ -1,12 +1,15 @@
 """The way of a client's messages out: at once, or behind what waits for it already."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from odin.delivery.backlog import Backlog
-from odin.delivery.groups import ABSENT, Group
+from odin.delivery.group import ABSENT, Group
+from odin.delivery.hub import Hub
 from odin.delivery.message import Message, joined
 from odin.wire.codes import CloseCode
+
+_MADE_IN_A_TURN: Final = 2  # chunks of a replay, of 1 ms each
 
 
 class Outlet(Protocol):
@@ -35,6 +38,10 @@ class Tally(Protocol):
     max_pending: int  # bytes that may wait for one client
     conflated: int  # messages replaced by newer ones
     dropped: int  # messages that waited for clients which were let go
+
+    @property
+    def hub(self) -> Hub:
+        """Where turns come from."""
 
 
 class Outflow:
@@ -97,7 +104,7 @@ class Outflow:
 
     def caught_up(self, sink: Any) -> None:
         """The kernel took all that the transport held."""
-        self._drain()
+        self._drain(sink)
         if self._backlog is None and self.outlet is not None:
             self.sink = sink
             if self.group is not None:
@@ -114,12 +121,15 @@ class Outflow:
             self.send(frame)
 
     def play(self, chunks: Iterable[bytes]) -> None:
-        """Whole frames, more than a transport should hold at a time; behind everything before."""
+        """Whole frames, more than a transport should hold at a time; behind everything before.
+
+        An iterator's chunks are made as they are sent, some in each turn.
+        """
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = Backlog(self._tally.max_pending)
             backlog.extend(chunks)
-            self._drain()
+            self._drain(self.sink)
         elif (size := backlog.replaying) > self._tally.max_pending and self.outlet is not None:
             self.outlet.overflowed(size)  # it asks for more before it has read the last
         else:
@@ -130,13 +140,29 @@ class Outflow:
         if self._backlog is not None:
             self._backlog.forget_feed()
 
-    def _drain(self) -> None:
-        """Write from the backlog until the kernel takes no more, or it is empty."""
+    def _drain(self, sink: Any) -> None:
+        """Write from the backlog until the kernel takes no more, or it is empty.
+
+        What has to be made first goes on in later turns; until then the client is out of the sweep.
+        """
+        made = 0
         while self._backlog and self.outlet is not None:
-            self.outlet.write(self._backlog.take())
+            if self._backlog.making and (made := made + 1) > _MADE_IN_A_TURN:
+                self.sink = None
+                if self.group is not None:
+                    self.group.fell_behind(self)
+                self._tally.hub.later(lambda: self._go_on(sink))
+                return
+            data = self._backlog.take()
+            if data:
+                self.outlet.write(data)
             if self.outlet is None or self.outlet.behind:
                 return
         self._backlog = None
+
+    def _go_on(self, sink: Any) -> None:
+        if self._backlog is not None and self.outlet is not None and not self.outlet.behind:
+            self.caught_up(sink)
 
     def _check(self, backlog: Backlog) -> None:
         if backlog.size > self._tally.max_pending and self.outlet is not None:

@@ -1,25 +1,21 @@
 """The gateway's lifetime: listen, watch the slow, and let everybody go at the end."""
 
-import select
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from odin.delivery.hub import Hub
 from odin.gateway.drain import drain
+from odin.gateway.endpoints import Endpoints, empty
 from odin.gateway.ordinary import OrdinaryFactory
 from odin.gateway.session import Session
 from odin.gateway.transport import Port, Transport
 from odin.gateway.websocket import OdinFactory
 from odin.process import listeners
-
-if TYPE_CHECKING:
-    from twisted.python.failure import Failure
 
 _LOOK_EVERY_S: Final = 1.0
 _ANSWER_S: Final = 0.3  # for plain requests that are under way
@@ -39,12 +35,11 @@ class Gateway(Service):
         transport: type[Transport],
         *,
         own: Callable[[], listeners.Listening] | None,
-        endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
+        endpoints: Endpoints,
         stop_timeout_s: float,
         listening: Callable[[bool], None],
     ) -> None:
         """`own`: opens the sockets to listen on; None for a worker, which is told (`listen_on`).
-        `endpoints`: (description, endpoint) pairs.
         `listening` is told when the ports open and close."""
         self.transport = transport
         self.stop_timeout_s = stop_timeout_s
@@ -52,11 +47,10 @@ class Gateway(Service):
         self._factory = factory
         self._hub = hub
         self._own = own
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._ports: dict[int, list[Port]] = {}  # by the number of the worker they are for
         self.last = True  # whether nobody accepts after us who waits there when we stop
         self._kept = False  # whether others hold them as well
-        self._others: list[IListeningPort] = []
         self._listening = listening
         self._watch = LoopingCall(self._watch_slow)
         self._watch.clock = reactor
@@ -85,9 +79,8 @@ class Gateway(Service):
             host, bound = listeners.name_of(sock)
             sock.close()
             self._log.info("Odin listens on {host}:{port}", host=host, port=bound)
-        if not self._others:
-            for text, endpoint in self._endpoints:
-                self._listen_at(text, endpoint)
+        max_pending = self.transport.max_pending
+        self.endpoints.listen(OrdinaryFactory(self._factory, self._reactor, max_pending))
         self._listening(True)
 
     def release(self, number: int) -> None:
@@ -95,28 +88,17 @@ class Gateway(Service):
         for port in self._ports.pop(number, ()):
             port.stopListening()
 
-    def release_all(self) -> None:
-        """Accept no more from anything, for another process takes over."""
+    def release_all(self, *, pass_on: bool) -> dict[int, int]:
+        """Accept no more from anything, for another process takes over.
+
+        `pass_on`: it listens on the endpoints' sockets that are the answer.
+        """
         for number in list(self._ports):
             self.release(number)
-        self._close_others()
+        passed = self.endpoints.pass_on() if pass_on else {}
+        self.endpoints.close()
         self._listening(False)
-
-    def _listen_at(self, text: str, endpoint: IStreamServerEndpoint) -> None:
-        factory = OrdinaryFactory(self._factory, self._reactor, self.transport.max_pending)
-        failures: list[Failure] = []
-        endpoint.listen(factory).addCallbacks(self._others.append, failures.append)
-        if failures:  # endpoints listen at once, or fail at once
-            failures[0].raiseException()
-        where: Any = self._others[-1].getHost()
-        name = f"{where.host}:{where.port}" if hasattr(where, "port") else repr(where.name)
-        self._log.info("Odin listens at {kind}:{name}", kind=text.partition(":")[0], name=name)
-
-    def _close_others(self) -> list[Deferred[None]]:
-        others, self._others = self._others, []
-        for each in others:
-            _empty(each)
-        return [each.stopListening() or succeed(None) for each in others]
+        return passed
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, send what waits, let everybody go, and wait for their answer."""
@@ -134,9 +116,9 @@ class Gateway(Service):
             if not self._kept:
                 listeners.stop_arrivals(port.socket)
             if self.last:
-                _empty(port)
+                empty(port)
             await (port.stopListening() or succeed(None))
-        for closing in self._close_others():
+        for closing in (*self.endpoints.close(last=self.last), *self.endpoints.leave()):
             await closing
         drain_s = self.stop_timeout_s * _DRAIN_SHARE
         told = await drain(reactor, self._hub, self.sessions(), drain_s)
@@ -161,12 +143,3 @@ class Gateway(Service):
             progress_at = protocol.transport.progress_at
             if progress_at is not None and progress_at < stalled_before:
                 protocol.stalled()
-
-
-def _empty(port: Any) -> None:
-    """Accept those who wait, so that closing the port resets nobody."""
-    if hasattr(port, "doRead"):
-        poll = select.poll()
-        poll.register(port.fileno(), select.POLLIN)
-        while poll.poll(0):
-            port.doRead()

@@ -1,33 +1,22 @@
-"""What a client is subscribed to, and its requests to read or change that: one after the other.
+"""What a client is subscribed to, and its requests to read or change that.
 
-    request -> take -> answer             nothing is under way: at once
-                    -> Line -> answer     when all requests before it have been carried out
-
-A request is carried out whole before the next one begins: what was published until then goes by
-the old patterns, then comes the acknowledgement, then the replay or the snapshot, then the feed by
-the new patterns. One that waits for the broker holds back those behind it, and so does one that
-brings a replay while the client has not read the last. Permissions and limits are those of the
-moment at which a request is carried out, not of the moment at which it came.
+What was published until a request is carried out goes by the old patterns. Then comes the
+acknowledgement, then the replay or the snapshot, then the feed by the new patterns. Permissions
+and limits are those of that moment, not of the moment at which the request came.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from odin.access.tokens import Identity
 from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
-from odin.errors import BadChannel, Forbidden, LimitExceeded, RateLimited, RequestError
-from odin.gateway.line import Line
-from odin.gateway.outflow import Outflow, Tally
-from odin.wire.codes import CloseCode, close_reason
-from odin.wire.frames import text_frame
+from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
+from odin.gateway.answering import Answering, Shared
 from odin.wire.messages import (
-    AnyRequest,
-    Error,
     Rejection,
     Reply,
     Subscribe,
@@ -36,7 +25,6 @@ from odin.wire.messages import (
     Subscriptions,
     Unsubscribe,
     UnsubscriptionAck,
-    encode,
 )
 from odin.wire.subjects import EVERYTHING, is_pattern, permitted
 
@@ -62,10 +50,8 @@ class Feed(Protocol):
     offset: int
 
 
-class Surroundings(Tally, Protocol):
-    """What all clients of a server have in common here."""
-
-    replied: int  # messages to single clients
+class Surroundings(Shared, Protocol):
+    """What subscriptions need of it."""
 
     @property
     def hub(self) -> Hub: ...
@@ -78,97 +64,17 @@ class Surroundings(Tally, Protocol):
         """Subscriptions per client, 0 = any number."""
 
 
-class Subscriber(Outflow):
-    """A client and its subscriptions.
+class Subscriber(Answering):
+    """A client and its subscriptions. Its methods answer requests that `take` has let through."""
 
-    `answer` is for the subclass to define; the methods below answer those requests that it hands
-    to `take`, and no others.
-    """
+    __slots__ = ("_explicit", "identity")
 
-    __slots__ = ("_context", "_explicit", "_line", "awaiting", "identity")
-
-    _log = Logger()
+    _context: Surroundings
 
     def __init__(self, context: Surroundings, identity: Identity) -> None:
         super().__init__(context)
-        self._context = context
         self._explicit = False  # has it ever subscribed, or does it get everything it may see
-        self._line: Line | None = None  # only while a request is under way
         self.identity = identity
-        self.awaiting = 0  # a line, and answers of the broker that are outstanding elsewhere
-
-    def answer(self, request: AnyRequest) -> Reply | None:
-        """Carry a request out; its reply, if that was not sent already. Raises: RequestError."""
-        raise NotImplementedError
-
-    # -- one after the other
-
-    def take(self, request: AnyRequest) -> Reply | None:
-        """Answer a request now, or when those before it have been carried out.
-
-        Raises: RequestError.
-        """
-        line = self._line
-        if line is None:
-            if self._may_begin(request):
-                return self.answer(request)
-            line = self._begin_line()
-        line.add(request)
-        return None
-
-    def caught_up(self, sink: Any) -> None:
-        super().caught_up(sink)
-        if self._line is not None:
-            try:
-                self._go_on()
-            except Exception:
-                self._broken(Failure())
-
-    def detach(self) -> None:
-        super().detach()
-        self._end_line()
-
-    def _begin_line(self) -> Line:
-        self._line = line = Line()
-        self.awaiting += 1
-        return line
-
-    def _end_line(self) -> None:
-        if self._line is not None:
-            self._line = None
-            self.awaiting -= 1
-
-    def _go_on(self) -> None:
-        """Carry out what waits, up to a request that has to wait itself."""
-        line = self._line
-        while line is not None and line is self._line and not line.asking:
-            head = line.head
-            if head is None:
-                self._end_line()
-            elif self._may_begin(head):
-                self._carry_out(line.pop())
-            else:
-                return
-
-    def _carry_out(self, request: AnyRequest) -> None:
-        try:
-            reply = self.answer(request)
-        except RequestError as error:
-            self._refuse(error, request.id)
-        else:
-            if reply is not None:
-                self._reply(reply)
-
-    def _may_begin(self, request: AnyRequest) -> bool:
-        """Whether a request brings no replay, or no other one waits for the client to read it."""
-        if not isinstance(request, Subscribe):
-            return True
-        backlog, wanted = self._backlog, request.data
-        return backlog is None or not (
-            (wanted.snapshot or wanted.recover is not None) and backlog.replaying
-        )
-
-    # -- the requests
 
     def _subscribe(self, request: Subscribe) -> None:
         self._check_number_of_names(request.data.channels)
@@ -179,30 +85,22 @@ class Subscriber(Outflow):
             patterns = self._own_patterns().union(subscribed)
             found = self._context.replays.replay(patterns, recover.epoch, recover.offset)
         if isinstance(found, Deferred):
-            line = self._line or self._begin_line()
-            line.asking = True
-            found.addBoth(self._found, line, request, subscribed, rejected)
-            found.addErrback(self._broken)
+            # what was checked holds still then: no other request is carried out before
+            self._wait_for(found, lambda it: self._found(it, request, subscribed, rejected))
         else:
             self._subscribed(found, request, subscribed, rejected)
 
     def _found(
         self,
         found: Replay | Failure | None,
-        line: Line,
         request: Subscribe,
         subscribed: list[str],
         rejected: list[Rejection],
     ) -> None:
-        """The broker has answered. What was checked holds still: nothing came in between."""
-        if self._line is not line:
-            return  # gone, while the broker was asked
-        line.asking = False
         if isinstance(found, Failure):
             self._failed("recovering", found, request.id)
         else:
             self._subscribed(found, request, subscribed, rejected)
-        self._go_on()
 
     def _subscribed(
         self,
@@ -303,31 +201,3 @@ class Subscriber(Outflow):
         limit = self._context.max_channels
         if limit and count > limit:
             raise LimitExceeded(f"at most {limit} channels per client")
-
-    # -- answers
-
-    def _reply(self, message: Reply) -> None:
-        if self.outlet is not None:
-            self._context.replied += 1
-            self.tell(text_frame(encode(message)))
-
-    def _refuse(self, error: RequestError, request_id: int | str | None) -> None:
-        retry_after_ms = None
-        if isinstance(error, RateLimited):
-            retry_after_ms = max(1, round(error.retry_after_s * 1000))
-        self._reply(
-            Error(id=request_id, code=error.code, message=str(error), retryAfterMs=retry_after_ms)
-        )
-
-    def _failed(self, what: str, failure: Failure, request_id: int | str | None) -> None:
-        error = failure.value
-        if isinstance(error, RequestError):
-            self._refuse(error, request_id)
-        else:
-            self._log.failure("{what} failed", failure, what=what)
-            self._refuse(RequestError("the server failed"), request_id)
-
-    def _broken(self, failure: Failure) -> None:
-        """A defect, while a request was carried out: nobody knows how far it got."""
-        self._log.failure("a request failed", failure)
-        self.close(CloseCode.INTERNAL, close_reason("internal"))

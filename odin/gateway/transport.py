@@ -10,6 +10,7 @@ and tests/test_transport.py names every one of them.
 
 import socket
 from collections.abc import Iterable
+from errno import EAGAIN, ENOBUFS
 from typing import Any, Protocol, cast
 
 from twisted.internet import tcp
@@ -85,6 +86,8 @@ class Transport(tcp.Server):
     server: Any = None
     reactor: Any
     max_pending = 1 << 20
+    write_bytes = 128 << 10
+    SEND_LIMIT = 1  # FileDescriptor.doWrite copies what is left, if it is less than that
 
     @classmethod
     def configured(
@@ -102,7 +105,7 @@ class Transport(tcp.Server):
                 "__slots__": (),
                 "reactor": reactor,
                 "bufferSize": read_bytes,
-                "SEND_LIMIT": write_bytes,
+                "write_bytes": write_bytes,
                 "max_pending": max_pending,
             },
         )
@@ -168,21 +171,31 @@ class Transport(tcp.Server):
         self.write(b"".join(iovec))
 
     def hold(self, data: bytes, sent: int) -> None:
-        """Keep what a send of `data` left over; the connection is behind from now on."""
-        self._keep(data[sent:] if sent else data)
+        """Keep what a send of `data` left over; the connection is behind from now on.
+
+        `data` is kept as it is: all clients of a batch that are behind hold the same bytes.
+        """
+        if self._tempDataLen or self.dataBuffer:
+            self._keep(data[sent:])
+        elif sent < len(data):
+            self.dataBuffer, self.offset = data, sent
+            self.progress_at = self.reactor.seconds()
+            self.startWriting()
+            cast("Listener", self.protocol).fellBehind()
+            self._look()
 
     def _keep(self, data: bytes) -> None:
+        """Behind what waits already."""
         if not data:
             return
-        was_behind = self._tempDataLen or self.dataBuffer
         if not self._tempDataLen:
             self._tempDataBuffer = []
         self._tempDataBuffer.append(data)
         self._tempDataLen += len(data)
-        if not was_behind:
-            self.progress_at = self.reactor.seconds()
-            self.startWriting()
-            cast("Listener", self.protocol).fellBehind()
+        self._look()
+
+    def _look(self) -> None:
+        """Is it too much that waits?"""
         self._maybePauseProducer()
         if self.pending > self.max_pending:
             cast("Listener", self.protocol).overflowed(self.pending)
@@ -214,6 +227,13 @@ class Transport(tcp.Server):
             return CONNECTION_DONE
         self.protocol.dataReceived(data)
         return None
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """As tcp.Connection does it, whose limit is SEND_LIMIT."""
+        try:
+            return self.socket.send(memoryview(data)[: self.write_bytes])
+        except OSError as error:
+            return 0 if error.errno in (EAGAIN, ENOBUFS) else CONNECTION_LOST
 
     def doWrite(self) -> Any:
         before = self.pending

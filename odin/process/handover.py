@@ -3,6 +3,7 @@
     new: want                                    what it needs of the feed
     old: hello, (feed, ring .., nonces), caught-up
     new: synced                                  it could serve a client now
+    old: (endpoints + descriptors)               listening sockets that are not the supervisor's
     old: numbered                                accepts nobody any more; the last client's number
     new: noted
     old: room                                    when some can go
@@ -55,6 +56,7 @@ class Want(msgspec.Struct):
     """What the new worker asks for."""
 
     fence: bytes | None  # where its own feed began; None = it has a numbering of its own
+    endpoints: bool = False  # whether it takes listening sockets
 
 
 class Side(Protocol):
@@ -67,7 +69,8 @@ class Side(Protocol):
     def stop_recording(self) -> None: ...
     def unbroken(self) -> bool: ...
     def take_feed(self, kind: str, raw: msgspec.Raw) -> bool: ...
-    def release(self) -> None: ...
+    def release(self, *, pass_on: bool) -> dict[int, int]: ...
+    def inherit(self, endpoints: dict[int, int]) -> None: ...
     def candidates(self) -> tuple[list[Any], list[Any], list[Any]]: ...
     def opening(self, passed_s: float) -> bool: ...
     def connections(self) -> int: ...
@@ -155,7 +158,9 @@ class Giver:
             want: Want = content(await self._next("want"), Want)
             await self._send_state(want.fence)
             await self._next("synced", _STATE_S)
-            self._side.release()
+            listening = self._side.release(pass_on=want.endpoints)
+            if listening:
+                self._channel.send("endpoints", list(listening), list(listening.values()))
             self._channel.send("numbered", self._side.numbered())
             await self._next("noted")
             self._tell("released", None)
@@ -308,7 +313,7 @@ class Taker:
         self._held: list[tuple[msgspec.Raw, list[int]]] = []
         self._waited_s = 0.0
         self._channel = Channel(reactor, sock, self._received, self._lost)
-        self._channel.send("want", Want(fence))
+        self._channel.send("want", Want(fence, endpoints=True))
 
     def _received(self, kind: str, raw: msgspec.Raw, descriptors: list[int]) -> None:
         if kind == "clients":
@@ -318,6 +323,9 @@ class Taker:
             self._side.greet(content(raw, Hello))
         elif kind == "room":
             self._channel.send("room", self._side.room())
+        elif kind == "endpoints":
+            numbers: list[int] = content(raw, list[int])
+            self._side.inherit(dict(zip(numbers, descriptors, strict=True)))
         elif kind == "numbered":
             self._side.note_number(content(raw, int))
             self._channel.send("noted")

@@ -19,8 +19,6 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from odin import logs
-from odin.errors import ConfigError
 from odin.process import listeners, systemd
 from odin.process.broker import Broker
 from odin.process.channel import content
@@ -59,6 +57,7 @@ class Supervisor(Service, Keeper):
         count: int,
         arguments: list[str],
         log_file: Callable[[int], str | None],
+        open_log: Callable[[str], int],
         node: str,
         secret: str,
         open_sockets: Callable[[], listeners.Listening],
@@ -68,7 +67,8 @@ class Supervisor(Service, Keeper):
         broker: Broker | None,
     ) -> None:
         """`arguments`: of `twistd odin`. `open_sockets`: those to listen on, at least one for all;
-        more are made at the same address. `answer`: a page about all workers."""
+        more are made at the same address. `log_file`: of each worker; `open_log` gives a descriptor
+        of it. `answer`: a page about all workers."""
         self.slots = [Slot(number) for number in range(count)]
         self.shutdown_timeout_s = shutdown_timeout_s
         self.restarts = 0
@@ -78,6 +78,7 @@ class Supervisor(Service, Keeper):
         self._reactor = reactor
         self._arguments = arguments
         self._log_file = log_file
+        self._open_log = open_log
         self._node = node
         self._secret = secret
         self._address_key = secrets.token_bytes(16)
@@ -100,10 +101,7 @@ class Supervisor(Service, Keeper):
         for slot in self.slots:
             path = self._log_file(slot.number)
             if path is not None:
-                try:
-                    slot.log = logs.open_file(path)
-                except OSError as error:
-                    raise ConfigError(f"cannot write the log {path}: {error.strerror}") from None
+                slot.log = self._open_log(path)
         found, self._kept = self._open_sockets()
         for number, slot in enumerate(self.slots):
             if self._kept or number == 0:  # all accept from systemd's
