@@ -109,15 +109,6 @@ class Backlog:
         else:
             self._chunks.extend(chunks)
 
-    def forget_feed(self) -> None:
-        """Drop what a replay brings anyway; notices stay."""
-        notices = [each for each in self if not each.channel]
-        self._chunks.clear()
-        self._clear()
-        self.size = self.skipped = 0
-        self._names.clear()
-        self._keep(notices)
-
     def state(
         self,
     ) -> tuple[list[bytes], list[tuple[str, int, bytes, bool]], bool, int, list[str], int, int]:

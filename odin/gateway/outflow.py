@@ -135,11 +135,6 @@ class Outflow:
         else:
             backlog.extend(chunks)
 
-    def forget_waiting(self) -> None:
-        """Drop the feed messages that wait: they are replayed."""
-        if self._backlog is not None:
-            self._backlog.forget_feed()
-
     def _drain(self, sink: Any) -> None:
         """Write from the backlog until the kernel takes no more, or it is empty.
 
@@ -151,7 +146,7 @@ class Outflow:
                 self.sink = None
                 if self.group is not None:
                     self.group.fell_behind(self)
-                self._tally.hub.later(lambda: self._go_on(sink))
+                self._tally.hub.later(lambda: self._make_more(sink))
                 return
             data = self._backlog.take()
             if data:
@@ -160,7 +155,7 @@ class Outflow:
                 return
         self._backlog = None
 
-    def _go_on(self, sink: Any) -> None:
+    def _make_more(self, sink: Any) -> None:
         if self._backlog is not None and self.outlet is not None and not self.outlet.behind:
             self.caught_up(sink)
 
