@@ -275,7 +275,7 @@ class ClientTests(HandoverTestCase):
 
     def test_limits(self) -> None:
         """Who has used up its messages has not more of them afterwards."""
-        odin = self.start_fleet(LIMITS_MESSAGES_PER_SECOND="0.2", LIMITS_MESSAGE_BURST="3")
+        odin = self.start_fleet(LIMITS_MESSAGES_PER_SECOND="0.01", LIMITS_MESSAGE_BURST="3")
         client = self.client(odin=odin)
         for _ in range(3):
             client.ask({"type": "ping", "timestamp": 1})
