@@ -230,6 +230,13 @@ class UpgradeTests(UpgradeTestCase):
         self.assertIn("3 clients stay", reason)
         self.assertIn("listen", self.old.kinds)
 
+    def test_stuck_at_the_end(self):
+        """When the server stops both let their clients go: nobody is killed for that."""
+        _result, new = self.begin()
+        self.supervisor.stopping = True
+        self.old.say("stuck")
+        self.assertTrue(new.running)
+
     def test_the_old_one_says_nothing(self):
         """After 40 s it is told that it is enough, after 45 s the new one is killed."""
         result, new = self.begin()

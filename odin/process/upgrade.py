@@ -218,7 +218,8 @@ class Upgrades:
                 self._supervisor.let_listen(slot, new)
             elif event == "stuck":
                 why = "it did not answer"
-                new.kill()  # before anybody whom it may have is served by the old one
+                if not self._supervisor.stopping:  # else both let their clients go
+                    new.kill()  # before anybody whom it may have is served by the old one
             elif event in ("given", "kept", "ended") and not result.called:
                 result.callback((event, value))
 

@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -564,6 +566,38 @@ class OtherTests(HandoverTestCase):
         for each in clients:
             each.send({"type": "ping", "timestamp": 1})
             each.until(lambda message: message["type"] == "pong")
+
+    def test_newcomers_at_an_endpoint(self) -> None:
+        """Its listening socket is passed on: nobody is refused or reset, even with one worker."""
+        port = free_port()
+        endpoint = f"tcp:{port}:interface=127.0.0.1"
+        odin = self.start("--workers", "1", "--nats-url", "memory://", "--endpoint", endpoint)
+        odin.says(rf"Odin listens at tcp:127\.0\.0\.1:{port}")
+        request = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        done = threading.Event()
+        answers: list[bytes] = []
+        failures: list[OSError] = []
+
+        def come() -> None:
+            while not done.is_set():
+                try:
+                    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as sock:
+                        sock.sendall(request)
+                        answers.append(sock.recv(100)[:12])
+                except OSError as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=come) for _ in range(3)]
+        for each in threads:
+            each.start()
+        try:
+            for _ in range(3):
+                self.assertRegex(self.hand_over(odin), "^handed over")
+        finally:
+            done.set()
+            for each in threads:
+                each.join()
+        self.assertEqual((failures, set(answers)), ([], {b"HTTP/1.1 200"}))
 
     def test_twice(self) -> None:
         """A second one while the first runs comes after it."""
