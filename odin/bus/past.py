@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from odin.bus.consumer import REQUEST_TIMEOUT_S, Consumer, Place
 from odin.bus.interfaces import Stored
 from odin.bus.stream import Numbering, Stream
-from odin.wire.subjects import covers, overlaps, reduced
+from odin.wire.subjects import PatternSet, overlaps, reduced
 
 _MAX_FILTERS: Final = 64  # more are not asked of the broker: it sends all, and we choose
 _log = Logger()
@@ -30,7 +30,7 @@ async def fetch(
     None unless it is certain that these are all: the stream is numbered as it was, and nothing
     behind `after` had been deleted when the last one was read.
     """
-    shift = numbering.shift
+    shift, wanted = numbering.shift, PatternSet(patterns)
     before = await stream.info()
     if not numbering.holds(before):
         return None
@@ -41,8 +41,7 @@ async def fetch(
 
     def take(subject: str, payload: bytes, place: Place) -> None:
         offset = place.sequence + shift
-        wanted = offset <= until and any(covers(each, subject) for each in patterns)
-        if wanted and is_feed(subject):
+        if offset <= until and wanted.matches(subject) and is_feed(subject):
             found.append(Stored(subject, payload, offset))
         over = len(found) > most or offset >= until or not place.pending
         if over and not done.done():
