@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest
 
 import odin
+from tests.integration.clients import Wire
 from tests.integration.harness import MEMORY, OdinTestCase, Process, eventually, free_port, program
 
 
@@ -98,6 +100,10 @@ class PrivilegesTests(OdinTestCase):
                 process.signal(signal.SIGHUP)
                 eventually(lambda log=log: "handed over" in log.read_text(), "the hand-over")
                 self.assertEqual(last.read_text().count("Odin listens on"), 2)
+            port = re.findall(r"Odin listens on [\d.]+:(\d+)", last.read_text())[-1]
+            wire = Wire(f"127.0.0.1:{port}")  # an answer: the reactor runs, and heeds signals
+            self.assertEqual(wire.upgrade().status, 101)
+            wire.close()
             process.signal(signal.SIGTERM)
             self.assertEqual(process.wait(), 0)
             for each in {log, last}:
