@@ -1,5 +1,7 @@
 """What nats-py is told about the servers."""
 
+import asyncio
+
 from nats.aio.client import Client
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -114,3 +116,29 @@ class ServersTests(SynchronousTestCase):
     def test_private_names(self):
         """What is overridden of nats-py is there."""
         self.assertEqual(Client._parse_server_uri("h").port, 4222)
+
+
+class OrderTests(SynchronousTestCase):
+    def test_a_ping_goes_behind_what_was_published(self):
+        """The pong of a flush says that the broker has had everything before it."""
+        got = []
+
+        async def serve(reader, writer):
+            writer.write(b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true}\r\n')
+            while line := await reader.readline():
+                got.append(line.split()[0])
+                if line == b"PING\r\n":
+                    writer.write(b"PONG\r\n")
+
+        async def run():
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            client = NatsClient()
+            await client.connect(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            got.clear()
+            await client.publish("a", b"x")
+            await client.flush(timeout=10)
+            await client.close()
+            server.close()
+
+        asyncio.run(run())
+        self.assertEqual(got[:3], [b"PUB", b"x", b"PING"])
