@@ -37,7 +37,8 @@ class FleetTestCase(OdinTestCase):
             "--nats-url", self.nats.url, "--workers", "2", *options, **self.more, **environment
         )
         odin.says(r"process\.supervisor.*Odin listens on")
-        eventually(lambda: odin.get("/readyz").status == 200, "readiness")
+        # of all workers, and not only of the one that answers
+        eventually(lambda: odin.get("/health").json()["status"] == "healthy", "readiness")
         return odin
 
     def assertWhole(self, crowd: Crowd, last: int) -> None:
