@@ -123,7 +123,7 @@ class Client:
                 f"ws://127.0.0.1:{port}/ws?channels=none", sock=sock, proxy=None, max_queue=4,
                 ping_interval=None, open_timeout=5, close_timeout=0.2,
             ) as client:  # fmt: skip
-                data: dict[str, Any] = {"channels": self.patterns}
+                data: dict[str, Any] = {"channels": self.patterns, "snapshot": True}
                 if self.spans:
                     span = self.spans[-1]
                     data["recover"] = {"epoch": span.epoch, "offset": span.last}
@@ -131,6 +131,10 @@ class Client:
                 await self._read(client)
         finally:
             sock.close()
+
+    def _last_values(self) -> dict[str, Any]:
+        """What a client asks for after a gap."""
+        return {"type": "subscribe", "data": {"channels": self.patterns, "snapshot": True}}
 
     async def _read(self, client: Any) -> None:
         truth, calm = self._truth, self._calm
@@ -158,14 +162,19 @@ class Client:
                 if message["epoch"] != self.spans[-1].epoch:
                     truth.counts["gaps told live"] += 1
                     self.spans.append(Span(message["epoch"], message["offset"]))
+                    await client.send(json.dumps(self._last_values()))
             elif kind == "conflated":
                 self._told.append((message["from"], message["to"]))
+            elif "snapshot" in message:
+                self._newest[message["channel"]] = message["n"]
             elif "channel" in message:
                 self._take(message["channel"], message["offset"], message["n"])
 
     def _acknowledged(self, ack: dict[str, Any]) -> None:
         if not self.spans:
             self.spans.append(Span(ack["epoch"], ack["offset"]))
+        elif "recovered" not in ack:
+            pass  # a snapshot alone
         elif ack["recovered"]:
             self._truth.counts["recoveries"] += 1
             if ack["epoch"] != self.spans[-1].epoch:
