@@ -39,6 +39,7 @@ class StreamFeed:
     def __init__(self, config: JetStream, subjects: list[str], receiver: Any) -> None:
         """`subjects`: what of the stream is the feed. `receiver`: an IReceiver."""
         self.lag_s: float | None = None
+        self.position = 0  # the sequence up to which everything was taken, or is not of the feed
         self._config = config
         self._subjects = subjects
         self._receiver: IReceiver = receiver
@@ -46,7 +47,6 @@ class StreamFeed:
         self._consumer: Consumer | None = None
         self._sequence = 0  # of the last message of the feed that was taken
         self._at_ns = 0  # when it was stored; 0 if there was none yet
-        self._position = 0  # up to which everything was taken, or is not of the feed
         self._held: list[tuple[str, bytes, Place]] | None = None
         self._again: asyncio.Future[Place] | None = None  # the last message, once more
         self._read: asyncio.Future[None] | None = None  # the time before this server
@@ -71,7 +71,7 @@ class StreamFeed:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             if self._held is None:  # else what it brought was not handed on
-                self._position = max(self._position, consumer.position)
+                self.position = max(self.position, consumer.position)
             consumer.stop()
         self._held = self._again = self._read = None
 
@@ -87,13 +87,13 @@ class StreamFeed:
         known, found = self._numbering, numbering_of(info)
         if known is not None:
             if known.holds(info) and await self._continue(stream, known, info):
-                return known.epoch, self._position + known.shift
+                return known.epoch, self.position + known.shift
             if found.shift <= known.shift:  # else another Odin has noticed it first
                 self._log.warn("the stream {name} has lost messages", name=stream.name)
-                found = await stream.renumber(info, self._position + known.shift)
+                found = await stream.renumber(info, self.position + known.shift)
         self.close()
         await self._begin(stream, found, await stream.info())
-        return found.epoch, self._position + found.shift
+        return found.epoch, self.position + found.shift
 
     def go_on(self) -> None:
         """Hand on what has come since `open`, and everything from now on."""
@@ -132,7 +132,7 @@ class StreamFeed:
 
     async def _continue(self, stream: Stream, numbering: Numbering, info: Info) -> bool:
         """Go on in the same numbering; False if it cannot be proved that nothing is missing."""
-        state, position = info.state, self._position
+        state, position = info.state, self.position
         if state.last_seq < position:
             await asyncio.sleep(_SECOND_LOOK_S)
             info = await stream.info()
@@ -162,8 +162,8 @@ class StreamFeed:
             for stored in await last_values(stream, self._subjects, start):
                 if self._is_feed(stored.subject):
                     receiver.remember(*stored._replace(offset=stored.offset + shift), ring=False)
-        before = self._numbering, self._position, self._sequence, self._at_ns
-        self._numbering, self._position = numbering, until
+        before = self._numbering, self.position, self._sequence, self._at_ns
+        self._numbering, self.position = numbering, until
         self._sequence = self._at_ns = 0
         self._held = []
         read = self._read = asyncio.get_running_loop().create_future()
@@ -173,7 +173,7 @@ class StreamFeed:
                 await asyncio.wait_for(read, 2 * REQUEST_TIMEOUT_S)
         except BaseException:  # half a history is none: the next `open` begins again
             self.close()
-            self._numbering, self._position, self._sequence, self._at_ns = before
+            self._numbering, self.position, self._sequence, self._at_ns = before
             raise
 
     async def _known_until(self, stream: Stream, numbering: Numbering, state: State) -> int:
@@ -200,16 +200,16 @@ class StreamFeed:
 
     def _take(self, subject: str, payload: bytes, place: Place) -> None:
         if self._held is None:
-            if place.sequence > self._position:
+            if place.sequence > self.position:
                 self._deliver(subject, payload, place)
             return
         if self._again is not None and not self._again.done():
             self._again.set_result(place)
-        if place.sequence > self._position:
+        if place.sequence > self.position:
             self._held.append((subject, payload, place))
         elif self._read is not None and self._is_feed(subject):
             self._remember(subject, payload, place)
-        over = place.sequence >= self._position or not place.pending
+        over = place.sequence >= self.position or not place.pending
         if over and self._read is not None and not self._read.done():
             self._read.set_result(None)
 
@@ -222,7 +222,7 @@ class StreamFeed:
 
     def _deliver(self, subject: str, payload: bytes, place: Place) -> None:
         assert self._numbering is not None
-        self._position = place.sequence
+        self.position = place.sequence
         if not self._is_feed(subject):
             return
         self._sequence, self._at_ns = place.sequence, place.at_ns

@@ -215,17 +215,18 @@ class NatsBus(Service):
             return
         if self._paused:
             return
-        asked_at = self._loop.time()
+        asked_at, came = self._loop.time(), self._came(client)
         try:
             if stream is None:
                 await client.flush(timeout=ANSWER_S)
             else:
                 await stream.check(client)
         except _FAILURES as error:
-            heard = not self._paused and self._resumed_at < asked_at
-            if heard and self._loop.time() - asked_at < ANSWER_S + _LATE_S:
+            listened = not self._paused and self._resumed_at < asked_at
+            in_time = self._loop.time() - asked_at < ANSWER_S + _LATE_S
+            if listened and in_time and self._came(client) == came:
                 self._lost(error)
-            return  # else nobody was here to hear the answer: ask again
+            return  # else nobody was here to hear the answer, or it is behind messages: ask again
         if stream is not None:
             await self._follow(stream, client)
         elif self._denied.issuperset(self._subjects):
@@ -233,6 +234,10 @@ class NatsBus(Service):
         elif not self.connected:
             self._changed(True, gap=self._missed)
             self._missed = False
+
+    def _came(self, client: FeedClient) -> int:
+        """A number that grows with what arrives of the feed."""
+        return client.reads if self._stream is None else self._stream.position
 
     async def _follow(self, stream: StreamFeed, client: FeedClient) -> None:
         """Open the stream (again) where that is needed."""

@@ -110,8 +110,11 @@ class Splitter:
 class _Reader(asyncio.BufferedProtocol):
     """Reads into one buffer for ever (asyncio's streams allocate 256 KB for each read)."""
 
-    def __init__(self, stream: asyncio.StreamReaderProtocol, splitter: Splitter) -> None:
+    def __init__(
+        self, stream: asyncio.StreamReaderProtocol, splitter: Splitter, client: "FeedClient"
+    ) -> None:
         self._stream = stream
+        self._client = client
         self._feed = splitter.feed
         self._buffer = memoryview(bytearray(_READ_BYTES))
 
@@ -119,6 +122,7 @@ class _Reader(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
+        self._client.reads += 1
         self._feed(bytes(self._buffer[:size]))
 
     def eof_received(self) -> None:
@@ -151,6 +155,7 @@ class FeedClient(NatsClient):
         super().__init__()
         self.feed: dict[str, Receive] = {}
         self.paused = False
+        self.reads = 0  # from the broker, so far
         self._splitter: Splitter | None = None
         self._connection: asyncio.ReadTransport | None = None  # the current one
 
@@ -202,7 +207,7 @@ class FeedClient(NatsClient):
         connection = transport._io_writer.transport
         stream = connection.get_protocol()
         splitter = self._splitter = Splitter(self._receiver_of, stream.data_received)
-        connection.set_protocol(_Reader(stream, splitter))
+        connection.set_protocol(_Reader(stream, splitter, self))
         self._connection = connection
         if self.paused:
             connection.pause_reading()

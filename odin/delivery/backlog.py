@@ -76,8 +76,13 @@ class Backlog:
 
     @property
     def making(self) -> bool:
-        """Whether a part of a replay is still to be made, which costs time."""
+        """Whether a part of a replay is still to be made."""
         return any(not isinstance(each, bytes) for each in self._chunks)
+
+    @property
+    def makes_next(self) -> bool:
+        """Whether what `take` gives next is still to be made, which costs time."""
+        return bool(self._chunks) and not isinstance(self._chunks[0], bytes)
 
     def add(self, messages: list[Message]) -> int:
         """Take messages in; returns how many others they replaced.

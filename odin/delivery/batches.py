@@ -8,9 +8,8 @@ from odin.delivery.message import Message, joined, notice
 from odin.wire.frames import text_frame
 from odin.wire.messages import Conflated, encode
 
-BATCH_BYTES: Final = (
-    32 << 10
-)  # in one send, which costs as much as 40 KiB; one message may be longer
+# In one send, which costs as much as 40 KiB do; one message may be longer.
+BATCH_BYTES: Final = 32 << 10
 _BATCH_MESSAGES: Final = 512
 _FEW: Final = 128  # messages are joined first, and counted afterwards
 

@@ -142,7 +142,7 @@ class Outflow:
         """
         made = 0
         while self._backlog and self.outlet is not None:
-            if self._backlog.making and (made := made + 1) > _MADE_IN_A_TURN:
+            if self._backlog.makes_next and (made := made + 1) > _MADE_IN_A_TURN:
                 self.sink = None
                 if self.group is not None:
                     self.group.fell_behind(self)

@@ -332,7 +332,11 @@ async def chaos(
             for n, each in enumerate(world.clients)
             for fault in each.faults()
         ]
-        faults += [f"{len(late)} clients never came to the end"] * bool(late)
+        faults += [
+            f"client {n} ({', '.join(each.patterns)}) never came to the end: {each.waits_for()}"
+            for n, (each, task) in enumerate(zip(world.clients, tasks, strict=True))
+            if task in late
+        ]
         faults += [
             repr(task.exception()) for task in tasks if not task.cancelled() and task.exception()
         ]

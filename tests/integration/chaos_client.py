@@ -103,12 +103,16 @@ class Client:
 
     def _done(self) -> bool:
         """Whether it has the last message of each of its channels."""
-        mine = {
-            c: n for c, n in self._truth.last.items() if any(covers(p, c) for p in self.patterns)
+        return self._truth.ended.is_set() and not self.waits_for()
+
+    def waits_for(self) -> dict[str, int]:
+        """The last messages that it has not got."""
+        return {
+            channel: n
+            for channel, n in self._truth.last.items()
+            if self._newest.get(channel, -1) < n
+            and any(covers(each, channel) for each in self.patterns)
         }
-        return self._truth.ended.is_set() and all(
-            self._newest.get(channel, -1) >= n for channel, n in mine.items()
-        )
 
     async def _visit(self) -> None:
         """One connection: resume, read, stall, and go."""
