@@ -4,7 +4,7 @@
 
 A name is that of a package, module, class or test; without one it is `tests`. A class runs whole
 in one of N worker processes (`tests.worker`), because its tests may share a server. The longest
-class starts first, as measured by the run before.
+class starts first, as measured by the run before, and the shortest beside it.
 
 The last line is `N passed, N failed, N skipped`; the exit status is 1 if a test failed. A class
 that ends its process, or hangs, fails: the tests that it still owed count as failed.
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +142,11 @@ class Run:
         self._finished = 0
 
     def run(self, processes: int) -> None:
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(processes)]
+        takes = (self._waiting.popleft, self._waiting.pop)
+        threads = [
+            threading.Thread(target=self._work, args=(takes[number % 2],), daemon=True)
+            for number in range(processes)
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -156,7 +160,9 @@ class Run:
             if job.owes:
                 job.broken("it did not run to its end")
 
-    def _work(self) -> None:
+    def _work(self, take: Callable[[], Job]) -> None:
+        """Run what `take` gives: for one half the longest, which mostly wait; for the other half
+        the shortest, which mostly compute."""
         worker = None
         while (job := self._next()) is not None:
             if worker is None:
@@ -212,7 +218,7 @@ def main() -> int:
     """The exit status: 0 if every test passed or was skipped."""
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("names", nargs="*", default=["tests"])
-    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
     parser.add_argument("--limit", type=float, default=_LIMIT_S, help="seconds for one test")
     parser.add_argument("--folder", type=Path, default=Path(_FOLDER), help="for temporary files")
     arguments = parser.parse_args()

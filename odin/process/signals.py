@@ -6,7 +6,7 @@ A supervisor has its own meaning for SIGHUP.
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
@@ -18,14 +18,16 @@ _log = Logger()
 def graceful(
     reactor: Any,
     *,
-    only: Iterable[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    only: Collection[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
     on_hangup: Callable[[], object] | None = None,
     stopping: Callable[[], object] | None = None,
     at_once: Callable[[], object] | None = None,
 ) -> None:
-    """Take the signals over once `reactor` runs. `on_hangup`: what SIGHUP does instead.
-    `stopping`: what the first of `only` does instead of stopping the reactor. `at_once`: what is
-    done in the handler of the second, before the process ends.
+    """Take the signals over, from now on; call it before `reactor` runs.
+
+    `on_hangup`: what SIGHUP does instead. `stopping`: what the first of `only` does instead of
+    stopping the reactor. `at_once`: what is done in the handler of the second, before the process
+    ends.
 
     Twisted's own handlers would end the process with the signal's status, and a second signal
     would be an error.
@@ -45,17 +47,17 @@ def graceful(
     def hang_up(_number: int, _frame: object) -> None:
         reactor.callFromThread(on_hangup)
 
-    def install() -> None:
-        for number in only:
-            signal.signal(number, asked)
-
+    for number in only:
+        signal.signal(number, asked)
+    # what Twisted installs while it starts is ours as well, so that there is no moment without
+    if signal.SIGTERM in only:
+        reactor.sigTerm = asked
+    if signal.SIGINT in only:
+        reactor.sigInt = asked
     if on_hangup is not None:
-        only = [each for each in only if each != signal.SIGHUP]
         signal.signal(signal.SIGHUP, hang_up)
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # twistd's, for logs it rotates itself
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # not before Twisted has installed its own, which it does while starting
-    reactor.callWhenRunning(reactor.callLater, 0, install)
 
 
 def stop(reactor: Any) -> None:

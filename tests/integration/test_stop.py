@@ -30,11 +30,12 @@ class StopTests(OdinTestCase):
             self.ends(odin)
 
     def test_while_starting(self) -> None:
-        """A signal right after the port is open is obeyed."""
-        odin = self.start()
-        self.assertTrue(odin.port)
-        odin.signal(signal.SIGTERM)
-        self.assertIn(odin.wait(), (0, -signal.SIGTERM))
+        """A signal right after the port is open is obeyed, though the reactor may not run yet."""
+        for _ in range(3):
+            odin = self.start()
+            self.assertTrue(odin.port)
+            odin.signal(signal.SIGTERM)
+            self.assertEqual(odin.wait(), 0)
 
     def test_clients_are_told(self) -> None:
         """Every client gets what waits, then 1012 with a machine word."""
