@@ -560,6 +560,7 @@ class OtherTests(HandoverTestCase):
         odin.signal(signal.SIGHUP)
         while len(ends(odin)) == said:
             clients.append(self.client(odin=odin))
+            time.sleep(0.02)  # the new workers need the processor, too
         names = [each.welcome["clientId"] for each in clients]
         self.assertGreater(len(names), 20)
         self.assertEqual(len(set(names)), len(names))
@@ -579,7 +580,7 @@ class OtherTests(HandoverTestCase):
         failures: list[OSError] = []
 
         def come() -> None:
-            while not done.is_set():
+            while not done.wait(0.005):
                 try:
                     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as sock:
                         sock.sendall(request)
