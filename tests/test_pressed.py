@@ -39,6 +39,19 @@ class HubTests(SynchronousTestCase):
     def turn(self):
         self.soon.pop(0)()
 
+    def test_what_leaves_with_the_round_under_way(self):
+        """A message that a group takes along with older ones is not late once the round is over."""
+        self.hub.register(Client(), frozenset(("b",)))
+        self.sweep_s = 0.003  # more than a slice: one group in each turn
+        self.hub.notify(b"n")
+        self.turn()
+        self.hub.deliver(Message("b", 1, b"x"), self.clock.seconds())
+        while self.soon:
+            self.turn()
+        self.clock.advance(10)
+        self.assertFalse(self.hub.pressed(0.02))
+        self.assertEqual(self.hub.waiting, 0)
+
     def test_idle(self):
         """Without messages nothing is late, however long that lasts."""
         self.clock.advance(100)

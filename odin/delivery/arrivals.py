@@ -43,6 +43,11 @@ class Arrivals:
             self._oldest = offset
         self._some = True
 
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._marks.clear()
+        self._oldest, self._some = 0, False
+
     def end_round(self, *, new: bool) -> float | None:
         """Forget what was sent; returns when the oldest message that waits arrived.
 

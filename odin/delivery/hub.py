@@ -220,7 +220,11 @@ class Hub(Service):
     def _end_round(self, now: float) -> None:
         self._late_s, self._late_at = now - self._round_oldest, now
         self._meter.round_done(self._late_s, now - self._round_began)
-        self._oldest = self._arrivals.end_round(new=self._oldest is not None)
+        if self._batches.waiting:
+            self._oldest = self._arrivals.end_round(new=self._oldest is not None)
+        else:  # also what came during the round may have left with it
+            self._arrivals.clear()
+            self._oldest = None
 
     def _regulate(self) -> None:
         """Tell the bus when to wait, and when to go on."""
