@@ -17,7 +17,7 @@ class _ChaosTestCase(SynchronousTestCase):
     def check(self, *, cluster: bool) -> None:
         program("nats-server")
         seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
-        summary, faults = asyncio.run(chaos(seed, seconds=1, clients=50, cluster=cluster))
+        summary, faults = asyncio.run(chaos(seed, seconds=1, clients=40, cluster=cluster))
         print(json.dumps(summary), flush=True)
         self.assertEqual(faults, [], f"CHAOS_SEED={seed}: {json.dumps(summary)}")
         self.assertGreater(summary["messages"], 300)

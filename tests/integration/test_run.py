@@ -84,7 +84,8 @@ class RunTestCase(SynchronousTestCase):
 
     def start(self, *arguments):
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.run", "--folder", str(self.folder / "temp"), *arguments],
+            [sys.executable, "-m", "tests.run", "--jobs", "2",
+             "--folder", str(self.folder / "temp"), *arguments],
             cwd=_ROOT, env={"PYTHONPATH": str(self.folder)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
