@@ -15,7 +15,7 @@ import re
 import secrets
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
@@ -33,6 +33,7 @@ _RACE_S: Final = 0.25  # two Odins that notice the same thing look in turns
 _MAX_NAME: Final = 32  # in an epoch, which has at most 64 characters in all
 _MAX_DELETED: Final = 10_000  # more are not asked for one by one
 _NOT_FOUND: Final = 10059
+_T = TypeVar("_T")
 
 
 class State(msgspec.Struct):
@@ -135,15 +136,15 @@ class Stream:
         `create`: make it if it is not there and the configuration permits it."""
         asked = {"deleted_details": True} if deleted else {}
         reply = await self._api(f"STREAM.INFO.{self.name}", asked)
-        error = msgspec.json.decode(reply, type=_Failed).error
+        error = _decoded(reply, _Failed).error
         if error is not None and error.err_code == _NOT_FOUND and create and self._config.create:
             reply = await self._api(f"STREAM.CREATE.{self.name}", self._wanted())
-            error = msgspec.json.decode(reply, type=_Failed).error
+            error = _decoded(reply, _Failed).error
             if error is None:
                 self._log.info("created the stream {name}", name=self.name)
         if error is not None:
             raise BrokerError(f"the stream {self.name}: {error.description}")
-        return msgspec.json.decode(reply, type=Info)
+        return _decoded(reply, Info)
 
     async def whole_above(self, state: State, until: int) -> int:
         """The lowest sequence above which nothing has been deleted, up to `until`."""
@@ -165,9 +166,11 @@ class Stream:
             )
         except nats.errors.NoRespondersError:
             raise BrokerError(f"no stream takes messages on {subject}") from None
-        stored = msgspec.json.decode(reply.data, type=Stored)
+        stored = _decoded(reply.data, Stored)
         if stored.error is not None:
             raise BrokerError(f"the stream refuses the message: {stored.error.description}")
+        if stored.stream != self.name:
+            raise BrokerError(f"somebody else than the stream answers on {subject}")
         return stored.seq
 
     async def renumber(self, seen: Info, above: int) -> Numbering:
@@ -219,3 +222,11 @@ class Stream:
         except nats.errors.NoRespondersError:
             raise BrokerError("the broker has no JetStream, or forbids it") from None
         return bytes(reply.data)
+
+
+def _decoded(reply: bytes, kind: type[_T]) -> _T:
+    """Raises: BrokerError."""
+    try:
+        return msgspec.json.decode(reply, type=kind)
+    except msgspec.DecodeError:
+        raise BrokerError("an answer that is none of JetStream's") from None

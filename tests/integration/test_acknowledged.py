@@ -3,6 +3,7 @@
 import signal
 import socket
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ class StreamTests(NatsTestCase):
         self.stream(subjects=["odin.token.>"])
         odin = self.node()
         self.assertEqual(odin.publish(TRADE, {}).status, 503)
+        self.assertEqual(odin.publish("odin.token.BTC.price", {}).status, 202)
+
+    def test_somebody_else_answers(self) -> None:
+        """A service that replies to what is published is no acknowledgement of the stream."""
+        self.stream(subjects=["odin.token.>"])
+        odin = self.node()
+        with socket.create_connection(("127.0.0.1", self.nats.port), 20) as service:
+            stream = service.makefile("rwb")
+            stream.write(b"SUB odin.trades.* 1\r\nPING\r\n")
+            stream.flush()
+            while stream.readline() != b"PONG\r\n":
+                pass
+            answers = []
+            for reply in (b"thanks", b'{"stream":"OTHER","seq":7}'):
+                thread = threading.Thread(
+                    target=lambda: answers.append(odin.publish(TRADE, {}).status)
+                )
+                thread.start()
+                while not (line := stream.readline()).startswith((b"MSG", b"HMSG")):
+                    pass
+                inbox = line.split()[3]
+                stream.write(b"PUB %b %d\r\n%b\r\n" % (inbox, len(reply), reply))
+                stream.flush()
+                thread.join()
+            self.assertEqual(answers, [503, 503])
         self.assertEqual(odin.publish("odin.token.BTC.price", {}).status, 202)
 
     def test_consumer_deleted(self) -> None:
