@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -61,9 +62,14 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, for a server that must come back to it.
+
+    Below those that the system gives to others in the meantime (ip_local_port_range).
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def sign(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
