@@ -5,7 +5,7 @@ acknowledgement, then the replay or the snapshot, then the feed by the new patte
 and limits are those of that moment, not of the moment at which the request came.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -26,7 +26,7 @@ from odin.wire.messages import (
     Unsubscribe,
     UnsubscriptionAck,
 )
-from odin.wire.subjects import EVERYTHING, is_pattern, permitted
+from odin.wire.subjects import EVERYTHING, is_pattern, permission
 
 _MIN_NAMES_PER_REQUEST: Final = 1024
 _EVERYTHING: Final = frozenset((EVERYTHING,))
@@ -153,8 +153,7 @@ class Subscriber(Answering):
         self.identity = identity
         patterns = self._default()
         if self._explicit:
-            kept = (each for each in self._patterns() if permitted(identity.channels, each))
-            patterns = frozenset(kept)
+            patterns = frozenset(filter(permission(identity.channels), self._patterns()))
         self._context.hub.resubscribe(self, patterns)
 
     def _default(self) -> frozenset[str]:
@@ -173,11 +172,12 @@ class Subscriber(Answering):
     def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
         """(channels to subscribe to, refusals of the others)."""
         wanted = set(self._own_patterns())
+        may_see = permission(self.identity.channels)
         subscribed: dict[str, None] = {}
         rejected = []
         for channel in channels:
             try:
-                self._check_channel(channel, 0 if channel in wanted else len(wanted) + 1)
+                self._check_channel(channel, may_see, 0 if channel in wanted else len(wanted) + 1)
             except RequestError as error:
                 rejected.append(
                     Rejection(channel=channel[:255], code=error.code, message=str(error))
@@ -192,11 +192,13 @@ class Subscriber(Answering):
         if len(channels) > most:
             raise LimitExceeded(f"at most {most} channels in one request")
 
-    def _check_channel(self, channel: str, count: int) -> None:
+    def _check_channel(self, channel: str, may_see: Callable[[str], bool], count: int) -> None:
         """Raises: BadChannel, Forbidden, LimitExceeded. `count`: subscriptions it would make."""
         if not is_pattern(channel):
-            raise BadChannel("not a subject or pattern (a.b, a.*, a.>), at most 255 bytes")
-        if not permitted(self.identity.channels, channel):
+            raise BadChannel(
+                "not a subject or pattern (a.b, a.*, a.>), at most 255 bytes and 16 tokens"
+            )
+        if not may_see(channel):
             raise Forbidden("the token does not permit this channel")
         limit = self._context.max_channels
         if limit and count > limit:
