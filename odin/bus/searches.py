@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from odin.delivery.history import History
 from odin.delivery.search import Outcome, Search
 
-_MOST_RUNNING: Final = 32  # searches, each with up to a megabyte of what it knows; more wait
+_MOST_RUNNING: Final = 8  # searches, each with up to some megabytes of what it knows; more wait
 _MOST_KEPT: Final = 64  # for the next who asks for the same
 _MOST_BYTES: Final = 4 << 20
 _KEEP_S: Final = 5.0

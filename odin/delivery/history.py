@@ -15,7 +15,7 @@ from weakref import ref
 from odin.delivery.message import Message
 from odin.delivery.playback import Marks, Messages, Playback
 from odin.delivery.search import Outcome, Search
-from odin.wire.subjects import EVERYTHING, PatternSet
+from odin.wire.subjects import EVERYTHING, is_wild
 
 _MAX_GONE: Final = 65_536  # channels whose last forgotten offset is known
 _MOST_LOOKS: Final = 4096  # at channels, for patterns with wildcards
@@ -160,11 +160,9 @@ class History:
 
     def snapshot(self, patterns: frozenset[str]) -> Playback:
         """The last message of each channel on `patterns` now, marked; the oldest first."""
-        wanted = PatternSet(patterns)
-        if wanted.wild:
-            return Playback(
-                self._all_values(), None if EVERYTHING in patterns else wanted, self._marks
-            )
+        if any(map(is_wild, patterns)):
+            some = None if EVERYTHING in patterns else patterns
+            return Playback(self._all_values(), some, self._marks)
         found = [self._last[each] for each in patterns if each in self._last]
         found.sort(key=_offset)
         return Playback(Messages(found), None, self._marks)
