@@ -115,6 +115,9 @@ class NotingTransport:
     def pauseProducing(self):
         self.paused = True
 
+    def resumeProducing(self):
+        self.paused = False
+
     def loseConnection(self):
         self.ended = self.ended or "lost"
 

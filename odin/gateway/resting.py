@@ -30,6 +30,7 @@ _TEXT: Final = 0x81  # FIN, no RSV bits, opcode 1
 _PONG: Final = 0x8A
 _MASKED: Final = 0x80
 _PIECE: Final = 4096  # the parser copies all that is left of what it was given, for each frame
+_MOST_IN_A_TURN: Final = 128 << 10  # bytes of messages: a read of 4 KiB inflates to 2 MB (13 ms)
 _OUTCOME: Final = frozenset(
     {"state", "closedByMe", "droppedByMe", "failedByMe", "localCloseCode", "remoteCloseCode",
      "wasClean", "wasNotCleanReason"}
@@ -77,7 +78,7 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
     """The server side of a WebSocket, open from the point of view of its class.
 
     A subclass calls `begin` when the connection is made, `feed` with what arrives while it is open,
-    `seek_close` while it is closing, and provides `text` and `pong`.
+    `seek_close` while it is closing, and provides `text`, `pong` and `later`.
     """
 
     __slots__ = _SLOTS
@@ -126,6 +127,8 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
     send_queue: Any = _MadeWhenUsed(deque)
     utf8validator: Any = _MadeWhenUsed(Utf8Validator)
     _farewell: Farewell | None = None
+    _taken = 0  # bytes of messages in this turn
+    _put_off = False  # whether `data` waits for the next turn
 
     @classmethod
     def configured(cls, factory: Any, **overrides: Any) -> type[Any]:
@@ -177,17 +180,29 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         """An empty pong."""
         raise NotImplementedError
 
+    def later(self, step: Callable[[], None]) -> None:
+        """Do something in a turn to come."""
+        raise NotImplementedError
+
     def feed(self, data: bytes) -> None:
         """Bytes of an open connection."""
         if not self.__dict__:
             data = self._lane(data)
             if not data:
                 return
-        at = 0
+        at = self._taken = 0
         while at < len(data) and self.state == WebSocketProtocol.STATE_OPEN:
             WebSocketProtocol._dataReceived(self, data[at : at + _PIECE])
             at += _PIECE
         self.parsed(data[at:])
+
+    def _go_on(self) -> None:
+        """The turn has come for which the rest of `data` was put off."""
+        if self.state != WebSocketProtocol.STATE_CLOSED:
+            self._put_off, self._taken = False, 0
+            cast("Any", self.transport).resumeProducing()
+            self.consumeData()
+            self.parsed()
 
     def parsed(self, left: bytes = b"") -> None:
         """Autobahn is through with what it got, but for what is `left`."""
@@ -255,8 +270,13 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
     # -- overrides that stop Autobahn at the first error
 
     def consumeData(self) -> None:
-        while self.state == WebSocketProtocol.STATE_OPEN and self.processData():
-            pass
+        while self.state == WebSocketProtocol.STATE_OPEN and not self._put_off:
+            if not self.processData():
+                break
+            if self._taken >= _MOST_IN_A_TURN:
+                self._put_off = True
+                cast("Any", self.transport).pauseProducing()
+                self.later(self._go_on)
 
     def _protocol_violation(self, reason: str) -> bool:
         super()._protocol_violation(reason)
@@ -286,6 +306,7 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
 
     def onMessageEnd(self) -> None:
         payload, self.message_data = bytes(self.message_data), None
+        self._taken += len(payload)
         self.onMessage(payload, self.message_is_binary)
 
     # -- overrides that save, or say, something

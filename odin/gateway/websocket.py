@@ -261,6 +261,9 @@ class OdinProtocol(OpeningProtocol):
     def _session(self, admission: Admission) -> Session:
         return Session(self.factory.context, admission.identity)
 
+    def later(self, step: Callable[[], None]) -> None:
+        self.factory.context.hub.later(step)
+
     def text(self, payload: bytes) -> None:
         if self.session is None:
             return
