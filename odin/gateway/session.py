@@ -204,14 +204,14 @@ class Session(Subscriber):
             if reply is not None:
                 self._reply(reply)
 
-    def take(self, request: AnyRequest) -> Reply | None:
+    def _take(self, request: AnyRequest) -> Reply | None:
         """Pay for a request, and answer it in its turn. Raises: RequestError."""
         self._check_number_of_names(request)
         paid_for = cost(request, self._patterns())
         if paid_for > 1:
             context = self._context
             self._tat = context.rate.charge(self._tat, paid_for - 1, context.monotonic())
-        return super().take(request)
+        return self.take(request, cheap=paid_for == 1)
 
     def answer(self, request: AnyRequest) -> Reply | None:
         return _IN_TURN[type(request)](self, request)
@@ -343,7 +343,7 @@ _IN_TURN: Final[_Answers] = {
     Subscriptions: Session._subscriptions,
     Auth: Session._auth,
 }
-_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session.take) | {
+_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session._take) | {
     Ping: Session._ping,
     Heartbeat: Session._heartbeat,
     Publish: Session._publish,
