@@ -125,6 +125,7 @@ class Limits(Section, frozen=True, kw_only=True):
     message_burst: Annotated[int, Meta(ge=1)] = 100
     connections_per_second_per_address: Annotated[float, Meta(ge=0)] = 0
     channels_per_client: Count = 1024
+    kept_bytes_per_client: Bytes = field(name="keptPerClient", default=128 << 10)
 
 
 class Delivery(Section, frozen=True, kw_only=True):

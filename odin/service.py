@@ -152,6 +152,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         heartbeat_interval_ms=int(config.websocket.ping_interval_s * 1000),
         max_message_bytes=config.server.max_message_bytes,
         max_channels=config.limits.channels_per_client,
+        max_kept=config.limits.kept_bytes_per_client,
         max_pending=config.delivery.max_pending_bytes,
         monotonic=clock,
         wall=time.time,

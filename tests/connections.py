@@ -167,6 +167,7 @@ class Server:
             heartbeat_interval_ms=25_000,
             max_message_bytes=max_message,
             max_channels=100,
+            max_kept=128 << 10,
             max_pending=1 << 20,
             monotonic=seconds,
             wall=seconds,

@@ -16,6 +16,7 @@ from odin.errors import (
     RequestError,
     Unauthorized,
 )
+from odin.gateway.costs import cost
 from odin.gateway.outflow import Outlet
 from odin.gateway.subscribing import Replays, Subscriber
 from odin.wire.codes import CloseCode, close_reason
@@ -50,8 +51,8 @@ _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
 _GRACE_S: Final = 25  # and time after it to refresh, before 4401
 _OFFENCE_WINDOW_S: Final = 10
-_MALFORMED_LIMIT: Final = 5  # in the window, then 1008
-_REFUSED_LIMIT: Final = 20  # rate-limit refusals in the window, then 4429
+_MALFORMED: Final = RateLimit(5 / _OFFENCE_WINDOW_S, 4)  # the fifth in the window: 1008
+_REFUSED: Final = RateLimit(20 / _OFFENCE_WINDOW_S, 19)  # rate-limit refusals; then 4429
 
 
 class Publisher(Protocol):
@@ -79,13 +80,15 @@ class Context:
         heartbeat_interval_ms: int,
         max_message_bytes: int,
         max_channels: int,
+        max_kept: int,
         max_pending: int,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         auth_failed: Callable[[str], None],
     ) -> None:
-        """`max_channels`: subscriptions per client, 0 = any number. `max_pending`: bytes that
-        may wait for one. Clocks in seconds."""
+        """`max_channels`: subscriptions per client, 0 = any number. `max_kept`: bytes that they
+        and the requests of one client may take, `max_pending`: that may wait for it. Clocks in
+        seconds."""
         self.hub = hub
         self.bridge = bridge
         self.replays = replays
@@ -95,6 +98,7 @@ class Context:
         self.heartbeat_interval_ms = heartbeat_interval_ms
         self.max_message_bytes = max_message_bytes
         self.max_channels = max_channels
+        self.max_kept = max_kept
         self.max_pending = max_pending
         self.monotonic = monotonic
         self.wall = wall
@@ -134,7 +138,7 @@ class Session(Subscriber):
         self.number = 0
         self.opened_at = 0.0
         self._tat = 0.0
-        self._offences: tuple[tuple[str, float], ...] = ()  # (kind, when)
+        self._offences: tuple[tuple[str, float], ...] = ()  # (kind, its bucket)
         self._warned = False
 
     @property
@@ -189,7 +193,7 @@ class Session(Subscriber):
             request = decode_request(text)
         except RequestError as error:
             self._refuse(error, error.request_id)
-            if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED_LIMIT):
+            if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED):
                 self._close(CloseCode.POLICY, "bad_messages", "too many that are no JSON object")
             return
         try:
@@ -199,6 +203,15 @@ class Session(Subscriber):
         else:
             if reply is not None:
                 self._reply(reply)
+
+    def take(self, request: AnyRequest) -> Reply | None:
+        """Pay for a request, and answer it in its turn. Raises: RequestError."""
+        self._check_number_of_names(request)
+        paid_for = cost(request, self._patterns())
+        if paid_for > 1:
+            context = self._context
+            self._tat = context.rate.charge(self._tat, paid_for - 1, context.monotonic())
+        return super().take(request)
 
     def answer(self, request: AnyRequest) -> Reply | None:
         return _IN_TURN[type(request)](self, request)
@@ -297,17 +310,20 @@ class Session(Subscriber):
             self._tat = context.rate.take(self._tat, context.monotonic())
         except RateLimited as error:
             self._refuse(error, request_id(text))
-            if self._offends("rate", _REFUSED_LIMIT):
+            if self._offends("rate", _REFUSED):
                 self._close(CloseCode.RATE_LIMITED, "rate_limited", "back off")
             return False
         return True
 
-    def _offends(self, kind: str, limit: int) -> bool:
-        """Remember an offence; whether there were `limit` of its kind in the last seconds."""
-        now = self._context.monotonic()
-        since = now - _OFFENCE_WINDOW_S
-        self._offences = (*(each for each in self._offences if each[1] > since), (kind, now))
-        return sum(each[0] == kind for each in self._offences) >= limit
+    def _offends(self, kind: str, limit: RateLimit) -> bool:
+        """Count an offence; whether it is one too many of its kind."""
+        buckets = dict(self._offences)
+        try:
+            buckets[kind] = limit.take(buckets.get(kind, 0.0), self._context.monotonic())
+        except RateLimited:
+            return True
+        self._offences = tuple(buckets.items())
+        return False
 
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))
