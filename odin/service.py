@@ -132,6 +132,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         NonceWindow(config.delivery.nonce_window_s, config.delivery.nonce_limit),
         history,
         conflate=config.delivery.conflate,
+        publishable=settings.publishable(config),
         control=control,
         clock=clock,
         wall=time.time,

@@ -153,6 +153,7 @@ class Server:
             NonceWindow(600, 1000),
             History(BOUNDS),
             conflate=("price.*",),
+            publishable=(">",),
             control=self.control,
             clock=seconds,
             wall=seconds,
