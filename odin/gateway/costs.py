@@ -17,7 +17,7 @@ from odin.wire.messages import (
 
 _NAMES: Final = 64  # that count as much as a message
 _SEARCH: Final = 9  # for looking through what was sent before
-_TEXT_BYTES: Final = 16 << 10  # of one message; a short one may inflate to more
+TEXT_BYTES: Final = 16 << 10  # of one message, that count as one more
 _NAME_BYTES: Final = 80  # of a name, beside its characters
 
 
@@ -32,11 +32,6 @@ def cost(request: AnyRequest, subscriptions: Collection[str]) -> int:
     if isinstance(request, Auth | Subscriptions):
         return 1 + len(subscriptions) // _NAMES
     return 1
-
-
-def cost_of_size(text: bytes) -> int:
-    """For how many messages one counts beside itself, for its size."""
-    return len(text) // _TEXT_BYTES
 
 
 def size(request: AnyRequest) -> int:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from odin.access.limits import RateLimit
 from odin.errors import LimitExceeded, RateLimited
 from odin.gateway.answering import Answering, Shared
-from odin.gateway.costs import cost, cost_of_size
+from odin.gateway.costs import TEXT_BYTES, cost
 from odin.wire.codes import CloseCode, close_reason
 from odin.wire.messages import AnyRequest, Reply, Subscribe, Unsubscribe, request_id
 
@@ -53,7 +53,8 @@ class Paying(Answering):
             if self._offends("rate", _REFUSED):
                 self.close(CloseCode.RATE_LIMITED, close_reason("rate_limited", "back off"))
             return False
-        self._charge(cost_of_size(text))
+        if len(text) >= TEXT_BYTES:
+            self._charge(len(text) // TEXT_BYTES)
         return True
 
     def _take(self, request: AnyRequest) -> Reply | None:
