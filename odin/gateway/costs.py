@@ -16,6 +16,7 @@ from odin.wire.messages import (
 )
 
 _NAMES: Final = 64  # that count as much as a message
+_TOKEN_BYTES: Final = 1024  # of a token, likewise
 _SEARCH: Final = 9  # for looking through what was sent before
 TEXT_BYTES: Final = 16 << 10  # of one message, that count as one more
 _NAME_BYTES: Final = 80  # of a name, beside its characters
@@ -29,7 +30,9 @@ def cost(request: AnyRequest, subscriptions: Collection[str]) -> int:
         return 1 + len(wanted.channels) // _NAMES + _SEARCH * searches
     if isinstance(request, Unsubscribe):
         return 1 + len(request.data.channels) // _NAMES
-    if isinstance(request, Auth | Subscriptions):
+    if isinstance(request, Auth):
+        return 1 + len(subscriptions) // _NAMES + len(request.token) // _TOKEN_BYTES
+    if isinstance(request, Subscriptions):
         return 1 + len(subscriptions) // _NAMES
     return 1
 
