@@ -85,9 +85,10 @@ class ClosingTests(SynchronousTestCase):
             peer.send(frame(payload, 8))
             self.assertIn(peer.close_code()[0], (1002, 1007), payload)
             self.assertEqual(peer.ended, "lost", payload)
-        peer = self.server.open()
-        peer.send(frame(b"\x03\xe8", 8, fin=False))
-        self.assertEqual((peer.close_code()[0], peer.ended), (1002, "lost"))
+        for data in (frame(b"\x03\xe8", 8, fin=False), frame(b"\x03\xe8" * 63, 8)):
+            peer = self.server.open()
+            peer.send(data)
+            self.assertEqual((peer.close_code()[0], peer.ended), (1002, "lost"))
 
     def test_we_close_in_the_middle_of_a_frame(self):
         """The rest of that frame is skipped, even if it looks like a close frame."""
