@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any, Final
 
+from odin.access.origins import origin_problem
 from odin.access.tokens import ASYMMETRIC, HMAC
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
@@ -58,6 +59,13 @@ def _networks(values: Iterable[str]) -> Problem:
     return None
 
 
+def _origins(values: Iterable[str]) -> Problem:
+    for each in values:
+        if why := origin_problem(each):
+            return each, why
+    return None
+
+
 def _algorithms(values: Iterable[str]) -> Problem:
     known = HMAC | ASYMMETRIC
     bad = [each for each in values if each not in known]
@@ -80,6 +88,7 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.jetstream.subjects": _patterns,
     "delivery.conflate": _patterns,
     "server.trustedProxies": _networks,
+    "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
     "websocket.path": _path,
     "metrics.metricsPath": _path,
