@@ -82,7 +82,7 @@ class NotingTransport:
     def __init__(self, protocol):
         self.protocol, self.written, self.ended = protocol, b"", None
         self.producer = None
-        self.disconnecting = self.behind = False
+        self.disconnecting = self.behind = self.paused = False
 
     @property
     def sink(self):
@@ -111,6 +111,12 @@ class NotingTransport:
 
     def getHost(self):
         return IPv4Address("TCP", "127.0.0.1", 3002)
+
+    def pauseProducing(self):
+        self.paused = True
+
+    def resumeProducing(self):
+        self.paused = False
 
     def loseConnection(self):
         self.ended = self.ended or "lost"

@@ -55,6 +55,16 @@ class CostTests(SynchronousTestCase):
         [*_, answer] = peer.messages()
         self.assertEqual((answer["code"], answer["retryAfterMs"]), ("rate_limited", 200))
 
+    def test_size(self):
+        """A long message counts for one more with each 16 KiB."""
+        server = Server(rate=5)
+        peer = server.open()
+        for _ in range(3):
+            peer.say(type="heartbeat", pad="x" * 50_000)
+        peer.say(type="heartbeat")
+        kinds = [each.get("code", each["type"]) for each in peer.messages()]
+        self.assertEqual(kinds, ["heartbeat"] * 3 + ["rate_limited"])
+
     def test_kept(self):
         """Subscriptions and requests that wait take what one client may have kept, and no more."""
         server = Server()

@@ -1,12 +1,12 @@
 """A client's requests are answered one after the other, one in a turn of the reactor.
 
-    request -> take -> answer             nothing is under way: at once
+    request -> take -> answer             nothing is under way: at once, if it is cheap
                     -> Line -> answer     in a later turn, when all before it have been carried out
 
 A request is carried out whole before the next one begins. One that waits for the broker holds back
 those behind it, and so does one that brings a replay while the client has not read the last. And
-each holds them back until the next turn, in which others are served first: however much a client
-asks for at once, it costs them no more than one request.
+each holds them back until the next turn. What is not cheap has to wait for a turn anyhow: in each
+the hub has some time for that, after the feed and whatever is cheap, however many clients ask.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Answering(Outflow):
         """Carry a request out; its reply, if that was not sent already. Raises: RequestError."""
         raise NotImplementedError
 
-    def take(self, request: AnyRequest) -> Reply | None:
+    def take(self, request: AnyRequest, *, cheap: bool) -> Reply | None:
         """Answer a request now, or when those before it have been carried out.
 
         Raises: RequestError.
@@ -58,8 +58,8 @@ class Answering(Outflow):
         line = self._line
         if line is None:
             line = self._begin_line()
-            if self._may_begin(request):
-                self._rest(line)
+            self._rest(line)
+            if cheap and self._may_begin(request):
                 return self.answer(request)
         line.add(request, self._context.max_kept)
         return None

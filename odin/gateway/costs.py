@@ -17,6 +17,7 @@ from odin.wire.messages import (
 
 _NAMES: Final = 64  # that count as much as a message
 _SEARCH: Final = 9  # for looking through what was sent before
+TEXT_BYTES: Final = 16 << 10  # of one message, that count as one more
 _NAME_BYTES: Final = 80  # of a name, beside its characters
 
 

@@ -12,11 +12,9 @@ from odin.errors import (
     BadChannel,
     Forbidden,
     NotJSON,
-    RateLimited,
     RequestError,
     Unauthorized,
 )
-from odin.gateway.costs import cost
 from odin.gateway.outflow import Outlet
 from odin.gateway.subscribing import Replays, Subscriber
 from odin.wire.codes import CloseCode, close_reason
@@ -40,7 +38,6 @@ from odin.wire.messages import (
     TokenExpiring,
     Unsubscribe,
     decode_request,
-    request_id,
 )
 from odin.wire.subjects import is_subject, permitted
 
@@ -50,9 +47,6 @@ if TYPE_CHECKING:
 _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
 _GRACE_S: Final = 25  # and time after it to refresh, before 4401
-_OFFENCE_WINDOW_S: Final = 10
-_MALFORMED: Final = RateLimit(5 / _OFFENCE_WINDOW_S, 4)  # the fifth in the window: 1008
-_REFUSED: Final = RateLimit(20 / _OFFENCE_WINDOW_S, 19)  # rate-limit refusals; then 4429
 
 
 class Publisher(Protocol):
@@ -129,7 +123,7 @@ class Session(Subscriber):
     once, when the connection is lost or its close frame goes out.
     """
 
-    __slots__ = ("_offences", "_tat", "_warned", "number", "opened_at")
+    __slots__ = ("_warned", "number", "opened_at")
 
     _context: Context
 
@@ -137,8 +131,6 @@ class Session(Subscriber):
         super().__init__(context, identity)
         self.number = 0
         self.opened_at = 0.0
-        self._tat = 0.0
-        self._offences: tuple[tuple[str, float], ...] = ()  # (kind, its bucket)
         self._warned = False
 
     @property
@@ -187,14 +179,14 @@ class Session(Subscriber):
         """One whole text message of the client, valid UTF-8, within the size limit."""
         context = self._context
         context.received += 1
-        if not self._take_token(text):
+        if not self._pay(text):
             return
         try:
             request = decode_request(text)
         except RequestError as error:
             self._refuse(error, error.request_id)
-            if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED):
-                self._close(CloseCode.POLICY, "bad_messages", "too many that are no JSON object")
+            if isinstance(error, NotJSON):
+                self._malformed()
             return
         try:
             reply = _ANSWERS[type(request)](self, request)
@@ -204,21 +196,8 @@ class Session(Subscriber):
             if reply is not None:
                 self._reply(reply)
 
-    def take(self, request: AnyRequest) -> Reply | None:
-        """Pay for a request, and answer it in its turn. Raises: RequestError."""
-        self._check_number_of_names(request)
-        paid_for = cost(request, self._patterns())
-        if paid_for > 1:
-            context = self._context
-            self._tat = context.rate.charge(self._tat, paid_for - 1, context.monotonic())
-        return super().take(request)
-
     def answer(self, request: AnyRequest) -> Reply | None:
         return _IN_TURN[type(request)](self, request)
-
-    def control_frame(self) -> None:
-        """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
-        self._take_token()
 
     def token_event(self) -> float | None:
         """Warn before the token ends, close after its grace; seconds until there is more to do."""
@@ -301,30 +280,6 @@ class Session(Subscriber):
 
         answer.addBoth(there)
 
-    def _take_token(self, text: bytes = b"") -> bool:
-        """Count one message in the rate limit; False if it must not be served."""
-        context = self._context
-        if not context.rate.rate:
-            return True
-        try:
-            self._tat = context.rate.take(self._tat, context.monotonic())
-        except RateLimited as error:
-            self._refuse(error, request_id(text))
-            if self._offends("rate", _REFUSED):
-                self._close(CloseCode.RATE_LIMITED, "rate_limited", "back off")
-            return False
-        return True
-
-    def _offends(self, kind: str, limit: RateLimit) -> bool:
-        """Count an offence; whether it is one too many of its kind."""
-        buckets = dict(self._offences)
-        try:
-            buckets[kind] = limit.take(buckets.get(kind, 0.0), self._context.monotonic())
-        except RateLimited:
-            return True
-        self._offences = tuple(buckets.items())
-        return False
-
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))
 
@@ -343,7 +298,7 @@ _IN_TURN: Final[_Answers] = {
     Subscriptions: Session._subscriptions,
     Auth: Session._auth,
 }
-_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session.take) | {
+_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session._take) | {
     Ping: Session._ping,
     Heartbeat: Session._heartbeat,
     Publish: Session._publish,

@@ -15,10 +15,9 @@ from odin.access.tokens import Identity
 from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
 from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
-from odin.gateway.answering import Answering, Shared
 from odin.gateway.costs import size_of_names
+from odin.gateway.paying import Paying, Terms
 from odin.wire.messages import (
-    AnyRequest,
     Rejection,
     Reply,
     Subscribe,
@@ -30,7 +29,6 @@ from odin.wire.messages import (
 )
 from odin.wire.subjects import EVERYTHING, is_pattern, permission
 
-_MIN_NAMES_PER_REQUEST: Final = 1024
 _NO_PATTERN: Final = "not a subject or pattern (a.b, a.*, a.>), at most 255 bytes and 16 tokens"
 _EVERYTHING: Final = frozenset((EVERYTHING,))
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -53,7 +51,7 @@ class Feed(Protocol):
     offset: int
 
 
-class Surroundings(Shared, Protocol):
+class Surroundings(Terms, Protocol):
     """What subscriptions need of it."""
 
     @property
@@ -62,12 +60,9 @@ class Surroundings(Shared, Protocol):
     def bridge(self) -> Feed: ...
     @property
     def replays(self) -> Replays: ...
-    @property
-    def max_channels(self) -> int:
-        """Subscriptions per client, 0 = any number."""
 
 
-class Subscriber(Answering):
+class Subscriber(Paying):
     """A client and its subscriptions. Its methods answer requests that `take` has let through."""
 
     __slots__ = ("_explicit", "identity")
@@ -162,10 +157,6 @@ class Subscriber(Answering):
         channels = self.identity.channels
         return _EVERYTHING if channels is None else frozenset(channels)
 
-    def _patterns(self) -> frozenset[str]:
-        """What it gets."""
-        return self.group.patterns if self.group is not None else _NOTHING
-
     def _own_patterns(self) -> frozenset[str]:
         """What it subscribed to itself; the first subscription replaces the default."""
         return self._patterns() if self._explicit else _NOTHING
@@ -192,11 +183,6 @@ class Subscriber(Answering):
             else:
                 subscribed[channel] = None
         return list(subscribed), rejected
-
-    def _check_number_of_names(self, request: AnyRequest) -> None:
-        most = max(_MIN_NAMES_PER_REQUEST, self._context.max_channels)
-        if isinstance(request, Subscribe | Unsubscribe) and len(request.data.channels) > most:
-            raise LimitExceeded(f"at most {most} channels in one request")
 
 
 class _Room:
