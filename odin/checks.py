@@ -81,6 +81,11 @@ def _servers(value: str) -> Problem:
     return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
 
 
+def _web(value: str) -> Problem:
+    fine = not value or value.lower().startswith(("http://", "https://"))
+    return None if fine else (value, "an http or https URL")
+
+
 _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.url": _servers,
     "nats.subjects": _patterns,
@@ -90,6 +95,7 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "server.trustedProxies": _networks,
     "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
+    "auth.jwksUrl": _web,
     "websocket.path": _path,
     "metrics.metricsPath": _path,
 }

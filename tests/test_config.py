@@ -94,6 +94,7 @@ class ConfigTests(SynchronousTestCase):
             ("WEBSOCKET_ALLOWED_ORIGINS", "b.example", "websocket.allowedOrigins", "https://app."),
             ("WEBSOCKET_ALLOWED_ORIGINS", "https://*.b", "websocket.allowedOrigins", "wildcards"),
             ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("AUTH_JWKS_URL", "file:///etc/keys", "auth.jwksUrl", "https"),
             ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
             ("NATS_URL", "nats://b:99999", "nats.url", "65535"),
             ("NATS_URL", "htp://x", "nats.url", "NATS server"),

@@ -88,7 +88,10 @@ class FarewellTests(SynchronousTestCase):
 
     def test_too_many_frames(self):
         """Nobody has thousands of small frames under way; the rest is not looked at."""
-        for pieces in ([frame(b"", 9) * 2 * MOST_FRAMES + CLOSE], [frame(b"", 9)] * MOST_FRAMES * 2):
+        for pieces in (
+            [frame(b"", 9) * 2 * MOST_FRAMES + CLOSE],
+            [frame(b"", 9)] * MOST_FRAMES * 2,
+        ):
             farewell = Farewell(0)
             self.assertEqual({farewell.find(each) for each in pieces}, {None})
             self.assertTrue(farewell.hopeless)
