@@ -163,6 +163,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         check=config.websocket.check_origin,
         allowed=config.websocket.allowed_origins,
         production=config.production,
+        named=not config.demo,
     )
     pages: dict[str, Resource] = {}
     site = Site(
