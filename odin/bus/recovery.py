@@ -58,7 +58,7 @@ class _Fetched:
         self.until = until
         self.wishes = wishes
         self.at = 0
-        self.nonces: set[Nonce | None] = set()
+        self.nonces: set[tuple[str, Nonce]] = set()
         self.messages = Messages()
 
 
