@@ -112,7 +112,7 @@ class WeightTests(SynchronousTestCase):
     def test_cost(self):
         """Some messages are looked at, however many there are."""
         playback, looks = Playback(Messages([message(1)] * 10_000)), []
-        self.assertGreater(playback.weight(lambda each: looks.append(each)), 10_000 * 200)
+        self.assertGreater(playback.weight(looks.append), 10_000 * 200)
         self.assertLessEqual(len(looks), playback_module._SAMPLE)
         self.assertEqual(Playback(Messages()).weight(looks.append), 0)
 
