@@ -76,7 +76,7 @@ class SearchMachine(RuleBasedStateMachine):
 
     @rule(
         patterns=st.sets(st.sampled_from(PATTERNS), min_size=1),
-        back=st.integers(-2, 30),
+        back=st.integers(-2, 30) | st.integers(12, 18),
         most=st.integers(3, 30),
     )
     def ask(self, patterns, back, most):
@@ -180,6 +180,16 @@ class SearchTests(SynchronousTestCase):
         search = Search(history, frozenset(("quiet",)), 0, 10)
         self.assertIs(search.run(), Outcome.FOUND)
         self.assertEqual(offsets(search), [1])
+
+    def test_forgotten_again(self):
+        """A channel that lost messages long ago and lately has lost them lately."""
+        history = new_history(messages=2)
+        fill(history, 5, "x.b", "x.a")  # a b a b a
+        fill(history, 2, "d")
+        for offset, outcome in ((5, Outcome.FOUND), (4, Outcome.GONE), (3, Outcome.GONE)):
+            self.assertIs(Search(history, frozenset(("x.*",)), offset, 9).run(), outcome)
+        self.assertEqual(history.lost_after(3), ["x.a", "x.b"])
+        self.assertIs(Search(history, frozenset(("*.a",)), 4, 9).run(), Outcome.GONE)
 
     def test_shared(self):
         """A search goes on where it ended, and what was played from it stays as it was."""
