@@ -156,6 +156,7 @@ class ReadingTests(SynchronousTestCase):
     def test_not_read(self):
         """Values that have changed are kept for it alone: 4408, also if it unsubscribes."""
         for then in ("", "unsubscribe"):
+            self.change()
             peer = self.ask(then=then)
             for n in range(self.COUNT // 2):  # not so many that its backlog is too much
                 self.server.bridge.received(f"t.{n}", b"{}")
