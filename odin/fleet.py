@@ -9,7 +9,7 @@ import msgspec
 from odin import logs
 from odin.bus.addresses import loopback
 from odin.config import Config, worker_count
-from odin.inner import inner_listener, inner_pages
+from odin.inner import InnerListener, inner_pages
 from odin.metrics import exposition
 from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
 from odin.process import memory, signals, systemd
@@ -168,12 +168,12 @@ def make_fleet(
     fleet = TopService()
     fleet.addService(systemd.Watchdog(reactor, supervisor.well))
     if config.metrics.port is not None:
-        pages = inner_pages(config, answers)
+        pages = inner_pages(config, answers, answers.not_ready)
         pages["livez"] = Livez()
         pages["readyz"] = Readyz(answers)
         pages["drain"] = DrainPage(reactor, lambda: signals.stop(reactor))
         pages["upgrade"] = UpgradePage(upgrades.upgrade)
-        fleet.addService(inner_listener(config, pages, reactor))
+        fleet.addService(InnerListener(config, pages, reactor))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
     at_once = broker.abandon if broker is not None else None
