@@ -187,8 +187,13 @@ class OrdinaryFactory(Factory):
         self._max_pending = max_pending
         self.refusal = factory.refusal
 
+    @property
+    def room(self) -> int:
+        """For how many more connections there are descriptors."""
+        return int(self._factory.room)
+
     def buildProtocol(self, addr: Any) -> Protocol:
-        if self._factory.room <= 0:
+        if self.room <= 0:
             turned_away = _TurnedAway()
             turned_away.factory = self
             return turned_away
