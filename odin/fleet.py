@@ -9,10 +9,11 @@ import msgspec
 from odin import logs
 from odin.bus.addresses import loopback
 from odin.config import Config, worker_count
+from odin.gateway.timers import Wheel
 from odin.inner import InnerListener, inner_pages
 from odin.metrics import exposition
 from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
-from odin.process import memory, signals, systemd
+from odin.process import memory, reactors, signals, systemd
 from odin.process.broker import Broker
 from odin.process.supervisor import Supervisor
 from odin.process.upgrade import Upgrades
@@ -173,7 +174,9 @@ def make_fleet(
         pages["readyz"] = Readyz(answers)
         pages["drain"] = DrainPage(reactor, lambda: signals.stop(reactor))
         pages["upgrade"] = UpgradePage(upgrades.upgrade)
-        fleet.addService(InnerListener(config, pages, reactor))
+        wheel = Wheel(reactor, reactors.call_soon(reactor))
+        fleet.addService(wheel)
+        fleet.addService(InnerListener(config, pages, reactor, wheel))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
     at_once = broker.abandon if broker is not None else None

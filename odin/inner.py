@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from twisted.application.service import MultiService
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -47,18 +47,17 @@ def inner_pages(
     return pages
 
 
-class InnerListener(MultiService):
+class InnerListener(Service):
     """The internal listener, for operators and their tools only."""
 
     _log = Logger()
 
-    def __init__(self, config: Config, pages: Mapping[str, JsonResource], reactor: Any) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Config, pages: Mapping[str, JsonResource], reactor: Any, wheel: Wheel
+    ) -> None:
         self._host, self._port = config.metrics.host or config.server.host, config.metrics.port
         self._reactor = reactor
         self._listening: Port | None = None
-        wheel = Wheel(reactor, reactors.call_soon(reactor))
-        wheel.setServiceParent(self)
         server = config.server
         times = InnerTimes(server.read_timeout_s, server.write_timeout_s)
         site = Site()

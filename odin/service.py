@@ -241,7 +241,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
                 "readyz": Readyz(status),
                 "drain": DrainPage(reactor, lambda: signals.stop(reactor)),
             }
-            service.addService(InnerListener(config, inner, reactor))
+            service.addService(InnerListener(config, inner, reactor, wheel))
         service.addService(systemd.Watchdog(reactor, lambda: True))
         warn_of_descriptors(config, 1)
     service.addService(gateway)
