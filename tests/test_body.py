@@ -51,6 +51,15 @@ class BodyTests(SynchronousTestCase):
         """A length over the limit is refused before the first byte."""
         self.assertEqual(self.assertRaises(HandshakeRefused, Body, 101, 100).status, 413)
 
+    def test_tiny_chunks(self):
+        """Many chunks of a byte are refused while they are few still; of a sensible size not."""
+        tiny = Body(None, 1 << 20)
+        self.assertIsNone(tiny.take(b"1\r\na\r\n" * 1024))
+        self.assertEqual(self.assertRaises(HandshakeRefused, tiny.take, b"1\r\n").status, 400)
+        sensible = Body(None, 1 << 20)
+        for _ in range(5000):
+            self.assertIsNone(sensible.take(b"20\r\n" + b"x" * 32 + b"\r\n"))
+
     def test_unfinished(self):
         """What surrounds the body is skipped, not kept."""
         body = Body(None, 100_000)

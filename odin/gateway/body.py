@@ -12,6 +12,8 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 _MAX_LINE_BYTES: Final = 256  # of a chunk's size with its extensions, and of a trailer
 _MAX_TRAILERS: Final = 16
+_SOME_CHUNKS: Final = 1024  # of any size (2.4 us each); beyond that they are on average
+_TINY_CHUNK: Final = 16  # at least so many bytes
 _CRLF: Final = b"\r\n"
 
 
@@ -21,7 +23,7 @@ class Body:
     Keeps what came of the body, and less than a line of what surrounds it.
     """
 
-    __slots__ = ("_content", "_held", "_left", "_most", "_take", "_trailers")
+    __slots__ = ("_content", "_count", "_held", "_left", "_most", "_take", "_trailers")
 
     def __init__(self, length: int | None, most: int) -> None:
         """`length`: its bytes; None if they come in chunks. `most`: allowed.
@@ -29,6 +31,7 @@ class Body:
         Raises: HandshakeRefused 413.
         """
         self._content = bytearray()
+        self._count = 0  # of chunks
         self._held = b""
         self._left = length or 0  # of the body, or of this chunk with its CRLF
         self._most = most
@@ -92,6 +95,9 @@ class Body:
         size = int(match[1], 16)
         if len(self._content) + size > self._most:
             raise _too_large()
+        self._count += 1
+        if self._count > max(_SOME_CHUNKS, len(self._content) // _TINY_CHUNK):
+            raise _bad("the chunks are too small")
         if size:
             self._left = size + 2
         else:
