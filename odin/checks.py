@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from odin.access.origins import origin_problem
-from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.access.tokens import ASYMMETRIC, HMAC, can_sign
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
 from odin.errors import BadFile
@@ -36,6 +36,8 @@ def check(config: Config, refuse: Refuse) -> None:
         refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
     if config.metrics.metrics_path == config.websocket.path:
         refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
+    if auth.jwt_secret and not can_sign(auth.jwt_secret):
+        refuse("auth.jwtSecret", auth.jwt_secret, "is a public key or no text, not a secret")
     if auth.require_auth and config.production:
         _check_secret(auth, refuse)
     if not uses_memory_bus(config):

@@ -183,6 +183,15 @@ def _patterns(value: Any) -> tuple[str, ...]:
     return tuple(reduced(value))
 
 
+def can_sign(secret: str) -> bool:
+    """Whether tokens can be signed with `secret`: PyJWT takes none that looks like a public key."""
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except (jwt.InvalidKeyError, UnicodeError):
+        return False
+    return True
+
+
 def load_public_key(pem: str) -> Any:
     """The public key in a PEM text, made once so that no handshake parses it.
 
