@@ -44,6 +44,10 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         """Do something in a turn to come."""
         raise NotImplementedError
 
+    def read_on(self) -> None:
+        """Read again, after a pause."""
+        self.transport.resumeProducing()
+
     def parse(self, data: bytes) -> None:
         """Bytes of an open connection."""
         at = self._taken = 0
@@ -63,7 +67,7 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         """The turn has come for which the rest of `data` was put off."""
         if self.state != WebSocketProtocol.STATE_CLOSED:
             self._put_off, self._taken = False, 0
-            self.transport.resumeProducing()
+            self.read_on()
             self.consumeData()
             self.parsed()
 
