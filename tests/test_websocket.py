@@ -47,7 +47,7 @@ class HeadTests(SynchronousTestCase):
         self.assertIn(b"101 Switching", peer.read())
         peer.say(type="ping", id=1)
         self.assertEqual(peer.messages()[-1]["id"], 1)
-        self.assertIsNone(peer.transport.producer)
+        self.assertTrue(peer.transport.reading)
 
     def test_frames_behind_the_head(self):
         """Frames that came in the same read as the head are not lost."""
