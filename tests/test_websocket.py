@@ -300,10 +300,10 @@ class LifeTests(SynchronousTestCase):
         """/echo reads on only when what it sent is taken, whatever else makes it read on."""
         peer = self.server.open("/echo")
         peer.protocol.fellBehind()
-        self.assertTrue(peer.transport.paused)
+        self.assertFalse(peer.transport.reading)
         peer.transport.behind = True
         peer.protocol.read_on()
-        self.assertTrue(peer.transport.paused)
+        self.assertFalse(peer.transport.reading)
         peer.transport.behind = False
         peer.protocol.caughtUp()
-        self.assertFalse(peer.transport.paused)
+        self.assertTrue(peer.transport.reading)

@@ -63,7 +63,7 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         elif self.state == WebSocketProtocol.STATE_CLOSING:
             self.seek_close(left)
 
-    def _go_on(self) -> None:
+    def _next_turn(self) -> None:
         """The turn has come for which the rest of `data` was put off."""
         if self.state != WebSocketProtocol.STATE_CLOSED:
             self._put_off, self._taken = False, 0
@@ -103,7 +103,7 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
             if self._taken >= _MOST_IN_A_TURN:
                 self._put_off = True
                 self.transport.pauseProducing()
-                self.later(self._go_on)
+                self.later(self._next_turn)
 
     def _protocol_violation(self, reason: str) -> bool:
         super()._protocol_violation(reason)
