@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from odin.access.origins import origin_problem
-from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.access.tokens import ASYMMETRIC, HMAC, usable_secret
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
 from odin.errors import BadFile
@@ -81,6 +81,11 @@ def _servers(value: str) -> Problem:
     return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
 
 
+def _secret(value: str) -> Problem:
+    fine = not value or usable_secret(value)
+    return None if fine else (value, "looks like a key, which is no secret")
+
+
 def _web(value: str) -> Problem:
     fine = not value or value.lower().startswith(("http://", "https://"))
     return None if fine else (value, "an http or https URL")
@@ -95,6 +100,7 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "server.trustedProxies": _networks,
     "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
+    "auth.jwtSecret": _secret,
     "auth.jwksUrl": _web,
     "websocket.path": _path,
     "metrics.metricsPath": _path,

@@ -101,6 +101,9 @@ class ConfigTests(SynchronousTestCase):
         ):
             self.refused(name, key, value, allowed, environment={name: value})
         self.refused("ODIN_ENV", environment={"ODIN_ENV": "staging"})
+        pem = "-----BEGIN PUBLIC KEY-----\nsecret\n-----END PUBLIC KEY-----"
+        error = self.refused("auth.jwtSecret", "like a key", environment={"JWT_SECRET": pem})
+        self.assertNotIn("BEGIN", error)
         error = self.refused("No such file", environment={"JWT_SECRET_FILE": "/nope"})
         self.assertEqual(error.count("/nope"), 1)
 
