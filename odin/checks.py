@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from odin.access.origins import origin_problem
-from odin.access.tokens import ASYMMETRIC, HMAC, usable_secret
+from odin.access.tokens import ASYMMETRIC, HMAC, can_sign
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
 from odin.errors import BadFile
@@ -36,6 +36,8 @@ def check(config: Config, refuse: Refuse) -> None:
         refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
     if config.metrics.metrics_path == config.websocket.path:
         refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
+    if auth.jwt_secret and not can_sign(auth.jwt_secret):
+        refuse("auth.jwtSecret", auth.jwt_secret, "is a public key or no text, not a secret")
     if auth.require_auth and config.production:
         _check_secret(auth, refuse)
     if not uses_memory_bus(config):
@@ -81,11 +83,6 @@ def _servers(value: str) -> Problem:
     return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
 
 
-def _secret(value: str) -> Problem:
-    fine = not value or usable_secret(value)
-    return None if fine else (value, "looks like a key, which is no secret")
-
-
 def _web(value: str) -> Problem:
     fine = not value or value.lower().startswith(("http://", "https://"))
     return None if fine else (value, "an http or https URL")
@@ -100,7 +97,6 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "server.trustedProxies": _networks,
     "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
-    "auth.jwtSecret": _secret,
     "auth.jwksUrl": _web,
     "websocket.path": _path,
     "metrics.metricsPath": _path,

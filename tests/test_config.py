@@ -101,9 +101,6 @@ class ConfigTests(SynchronousTestCase):
         ):
             self.refused(name, key, value, allowed, environment={name: value})
         self.refused("ODIN_ENV", environment={"ODIN_ENV": "staging"})
-        pem = "-----BEGIN PUBLIC KEY-----\nsecret\n-----END PUBLIC KEY-----"
-        error = self.refused("auth.jwtSecret", "like a key", environment={"JWT_SECRET": pem})
-        self.assertNotIn("BEGIN", error)
         error = self.refused("No such file", environment={"JWT_SECRET_FILE": "/nope"})
         self.assertEqual(error.count("/nope"), 1)
 
@@ -168,6 +165,17 @@ class ConfigTests(SynchronousTestCase):
         self.assertTrue(self.load(environment=base | {"JWT_SECRET": GOOD}).production)
         self.load(environment=base | {"AUTH_JWT_PUBLIC_KEY": "k.pem"})
         self.load(environment={"ODIN_ENV": "production"})
+
+    def test_no_secret(self):
+        """What no token can be signed with stops the start, not the first token."""
+        for secret in (
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDn me@here",
+            '{"kty":"oct","k":"AAAA"}',
+            "half a surrogate \udcff and 32 bytes and more",
+        ):
+            error = self.refused("auth.jwtSecret", environment={"JWT_SECRET": secret})
+            self.assertNotIn(secret, error)
 
     def test_secret_file(self):
         """A secret may stand in a file of its own."""

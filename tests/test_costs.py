@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from odin.access.limits import RateLimit
 from odin.errors import RateLimited
 from odin.gateway.costs import cost
-from odin.wire.messages import decode_request, encode
+from odin.wire.messages import Auth, decode_request, encode
 from tests.connections import Server
 
 MANY = [f"a.{n}" for n in range(640)]
@@ -30,6 +30,7 @@ class CostTests(SynchronousTestCase):
             (request("unsubscribe", MANY), (), 11),
             (request("subscriptions"), MANY, 11),
             (request("auth"), MANY, 11),
+            (Auth(token="t" * 7000), MANY, 17),
         ):
             self.assertEqual(cost(asked, own), expected, asked)
 

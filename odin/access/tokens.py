@@ -183,11 +183,11 @@ def _patterns(value: Any) -> tuple[str, ...]:
     return tuple(reduced(value))
 
 
-def usable_secret(secret: str) -> bool:
-    """Whether a text can be the secret of HMAC: not if it looks like a key of another kind."""
+def can_sign(secret: str) -> bool:
+    """Whether tokens can be signed with `secret`: PyJWT takes none that looks like a public key."""
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-    except (jwt.InvalidKeyError, UnicodeEncodeError):
+    except (jwt.InvalidKeyError, UnicodeError):
         return False
     return True
 

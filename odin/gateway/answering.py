@@ -30,7 +30,6 @@ class Shared(Tally, Protocol):
     """What all clients of a server have in common here."""
 
     replied: int  # messages to single clients
-    max_kept: int  # bytes that one client may have kept: its subscriptions, requests that wait
 
 
 class Answering(Outflow):
@@ -50,10 +49,10 @@ class Answering(Outflow):
         """Carry a request out; its reply, if that was not sent already. Raises: RequestError."""
         raise NotImplementedError
 
-    def take(self, request: AnyRequest, *, cheap: bool) -> Reply | None:
+    def take(self, request: AnyRequest, *, cheap: bool, room: int) -> Reply | None:
         """Answer a request now, or when those before it have been carried out.
 
-        Raises: RequestError.
+        `room`: bytes that those that wait may take, but for the only one. Raises: RequestError.
         """
         line = self._line
         if line is None:
@@ -61,7 +60,7 @@ class Answering(Outflow):
             self._rest(line)
             if cheap and self._may_begin(request):
                 return self.answer(request)
-        line.add(request, self._context.max_kept)
+        line.add(request, room)
         return None
 
     def caught_up(self, sink: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from odin.access.limits import RateLimit
 from odin.errors import LimitExceeded, RateLimited
 from odin.gateway.answering import Answering, Shared
-from odin.gateway.costs import TEXT_BYTES, cost
+from odin.gateway.costs import TEXT_BYTES, cost, size_of_names
 from odin.wire.codes import CloseCode, close_reason
 from odin.wire.messages import AnyRequest, Reply, Subscribe, Unsubscribe, request_id
 
@@ -22,6 +22,7 @@ class Terms(Shared, Protocol):
 
     rate: RateLimit
     max_channels: int  # subscriptions per client, 0 = any number
+    max_kept: int  # bytes that they, and its requests that wait, may take
     monotonic: Callable[[], float]
 
 
@@ -62,11 +63,17 @@ class Paying(Answering):
         self._check_number_of_names(request)
         paid_for = cost(request, self._patterns())
         self._charge(paid_for - 1)
-        return self.take(request, cheap=paid_for == 1)
+        room = self._context.max_kept - self._kept()
+        return self.take(request, cheap=paid_for == 1, room=room)
 
     def _patterns(self) -> frozenset[str]:
         """What it gets."""
         return self.group.patterns if self.group is not None else _NOTHING
+
+    def _kept(self) -> int:
+        """About how many bytes that takes."""
+        group = self.group
+        return size_of_names(len(group.patterns), group.text_size) if group is not None else 0
 
     def _malformed(self) -> None:
         """It sent something that is no JSON object."""

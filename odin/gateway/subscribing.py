@@ -164,7 +164,7 @@ class Subscriber(Paying):
     def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
         """(channels to subscribe to, refusals of the others)."""
         own = self._own_patterns()
-        room = _Room(own, self._context)
+        room = _Room(len(own), self._kept() if own else 0, self._context)
         may_see = permission(self.identity.channels)
         subscribed: dict[str, None] = {}
         rejected = []
@@ -188,15 +188,16 @@ class Subscriber(Paying):
 class _Room:
     """How many more subscriptions a client may have."""
 
-    def __init__(self, own: frozenset[str], context: Surroundings) -> None:
+    def __init__(self, count: int, size: int, context: Terms) -> None:
+        """`count`, `size`: of those that it has."""
         self._context = context
-        self._count = len(own)
-        self._size = size_of_names(own)
+        self._count = count
+        self._size = size
 
     def take(self, channel: str) -> None:
         """Count one more. Raises: LimitExceeded."""
         most, most_bytes = self._context.max_channels, self._context.max_kept
-        size = self._size + size_of_names((channel,))
+        size = self._size + size_of_names(1, len(channel))
         if most and self._count >= most:
             raise LimitExceeded(f"at most {most} channels per client")
         if size > most_bytes:
