@@ -110,10 +110,9 @@ class RecentPagesTests(OdinTestCase):
 
     def test_once(self) -> None:
         """They are made once for all who ask, on both ports, but anew once it is not ready."""
-        inner = free_port()
-        more = {"METRICS_PORT": str(inner), "METRICS_UPDATE_INTERVAL": "3600"}
         for options in (MEMORY, (*MEMORY, "--workers", "1")):
-            odin = self.start(*options, **more)
+            inner = free_port()
+            odin = self.start(*options, METRICS_PORT=str(inner), METRICS_UPDATE_INTERVAL="3600")
             odin.says(r"Odin listens on")
             for host, page in (
                 (odin.host, "health"), (f"127.0.0.1:{inner}", "stats"),
