@@ -132,6 +132,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         NonceWindow(config.delivery.nonce_window_s, config.delivery.nonce_limit),
         history,
         conflate=config.delivery.conflate,
+        publishable=settings.publishable(config),
         control=control,
         clock=clock,
         wall=time.time,
@@ -151,6 +152,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         heartbeat_interval_ms=int(config.websocket.ping_interval_s * 1000),
         max_message_bytes=config.server.max_message_bytes,
         max_channels=config.limits.channels_per_client,
+        max_kept=config.limits.kept_bytes_per_client,
         max_pending=config.delivery.max_pending_bytes,
         monotonic=clock,
         wall=time.time,
@@ -161,6 +163,7 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         check=config.websocket.check_origin,
         allowed=config.websocket.allowed_origins,
         production=config.production,
+        named=not config.demo,
     )
     site = Site()
     has_inner = config.metrics.port is not None and place.worker is None

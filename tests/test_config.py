@@ -6,7 +6,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin import loading, logs
-from odin.config import Auth, Config, uses_memory_bus
+from odin.config import Auth, Config, publishable, uses_memory_bus
 from odin.config import algorithms as algorithms_of
 from odin.errors import ConfigError
 from odin.tap import Options
@@ -57,6 +57,17 @@ class ConfigTests(SynchronousTestCase):
         ):  # fmt: skip
             self.assertEqual(names[name], key)
 
+    def test_publishable(self):
+        """Clients publish to the feed's subjects, unless others are configured."""
+        environment = {"NATS_SUBJECTS": "a.*"}
+        self.assertEqual(publishable(self.load(environment=environment)), ("a.*",))
+        memory = environment | {"NATS_URL": "memory://"}
+        self.assertEqual(publishable(self.load(environment=memory)), (">",))
+        for each in (environment, memory):
+            given = self.load(environment=each | {"NATS_PUBLISH_SUBJECTS": "b,c.>"})
+            self.assertEqual(publishable(given), ("b", "c.>"))
+        self.refused("nats.publishSubjects", environment={"NATS_PUBLISH_SUBJECTS": "a..b"})
+
     def test_values_from_text(self):
         """Text becomes what the setting is."""
         got = self.load(
@@ -79,7 +90,11 @@ class ConfigTests(SynchronousTestCase):
             ("LIMITS_MESSAGE_BURST", "0", "limits.messageBurst", ">= 1"),
             ("NATS_SUBJECTS", "a..b", "nats.subjects", "NATS subject"),
             ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "network"),
+            ("SERVER_PROXY_HEADER", "X-Real-IP", "server.proxyHeader", "X-Forwarded-For|Forwarded"),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "b.example", "websocket.allowedOrigins", "https://app."),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "https://*.b", "websocket.allowedOrigins", "wildcards"),
             ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("AUTH_JWKS_URL", "file:///etc/keys", "auth.jwksUrl", "https"),
             ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
             ("NATS_URL", "nats://b:99999", "nats.url", "65535"),
             ("NATS_URL", "htp://x", "nats.url", "NATS server"),

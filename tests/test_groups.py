@@ -19,7 +19,6 @@ from odin.delivery.group import ABSENT
 from odin.delivery.groups import Groups
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message, joined
-from odin.delivery.nonces import NonceWindow
 from odin.wire.subjects import covers, is_pattern
 
 SUBJECTS = ("a.x", "a.y", "b.x", "c")
@@ -304,32 +303,3 @@ class HubTests(SynchronousTestCase):
             groups.change(client, many)
         self.assertEqual([each.args for each in forget.call_args_list], [("x",), ("x",)])
         self.assertEqual((len(groups._index), len(groups._exact._counts)), (1000, 1))
-
-
-class NonceTests(SynchronousTestCase):
-    def test_window(self):
-        """A nonce counts once within the window, and again after twice its length."""
-        window = NonceWindow(600, 1000)
-        self.assertTrue(window.add("a", 1000.0))
-        self.assertFalse(window.add("a", 1599.0))
-        self.assertFalse(window.add("a", 1601.0))
-        self.assertFalse(window.seen("a", 9000.0))
-        self.assertTrue(window.add("a", 9000.0))
-
-    def test_bounded(self):
-        """Of very many nonces the newest are kept, no more than the limit."""
-        window = NonceWindow(600, 1000)
-        for n in range(100_000):
-            window.add(n, 1000.0)
-        self.assertLessEqual(len(window), 1000)
-        self.assertTrue(window.seen(99_600, 1000.0))
-        self.assertFalse(window.seen(5, 1000.0))
-
-    def test_long_nonces(self):
-        """A long nonce is known by its digest; 1 and "1" are two."""
-        window = NonceWindow(600, 1000)
-        self.assertTrue(window.add("x" * 100_000, 0.0))
-        self.assertTrue(window.seen("x" * 100_000, 0.0))
-        self.assertFalse(window.seen("x" * 99_999, 0.0))
-        self.assertTrue(window.add(1, 0.0))
-        self.assertTrue(window.add("1", 0.0))

@@ -109,7 +109,7 @@ class Groups:
             del self._by_patterns[group.patterns]
             self._withdraw(group, group.patterns - patterns)
             self._enter(group, patterns - group.patterns)
-            group.patterns = patterns
+            group.rename(patterns)
             self._by_patterns[patterns] = group
         else:
             self.leave(recipient)
