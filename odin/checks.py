@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any, Final
 
-from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.access.origins import origin_problem
+from odin.access.tokens import ASYMMETRIC, HMAC, can_sign
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
 from odin.errors import BadFile
@@ -48,6 +49,8 @@ def check(config: Config, refuse: Refuse) -> None:
     _check_paths(config, refuse)
     for endpoint in config.endpoints:
         _check_endpoint(endpoint, refuse)
+    if auth.jwt_secret and not can_sign(auth.jwt_secret):
+        refuse("auth.jwtSecret", auth.jwt_secret, "is a public key or no text, not a secret")
     if auth.require_auth and config.production:
         _check_secret(auth, refuse)
     if not uses_memory_bus(config):
@@ -68,6 +71,13 @@ def _networks(values: Iterable[str]) -> Problem:
             ip_network(each, strict=False)
         except ValueError:
             return each, "an address or network (10.0.0.0/8)"
+    return None
+
+
+def _origins(values: Iterable[str]) -> Problem:
+    for each in values:
+        if why := origin_problem(each):
+            return each, why
     return None
 
 
@@ -128,9 +138,15 @@ def _servers(value: str) -> Problem:
     return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
 
 
+def _web(value: str) -> Problem:
+    fine = not value or value.lower().startswith(("http://", "https://"))
+    return None if fine else (value, "an http or https URL")
+
+
 _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.url": _servers,
     "nats.subjects": _patterns,
+    "nats.publishSubjects": _patterns,
     "nats.jetstream.subjects": _patterns,
     "delivery.conflate": _patterns,
     "server.trustedProxies": _networks,
@@ -139,7 +155,9 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "metrics.host": _host,
     "limits.messagesPerSecond": _rate,
     "limits.connectionsPerSecondPerAddress": _rate,
+    "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
+    "auth.jwksUrl": _web,
     "websocket.path": _path,
     "metrics.metricsPath": _path,
 }

@@ -6,7 +6,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin import loading, logs
-from odin.config import Auth, Config, uses_memory_bus
+from odin.config import Auth, Config, publishable, uses_memory_bus
 from odin.config import algorithms as algorithms_of
 from odin.errors import ConfigError
 from odin.tap import Options
@@ -57,6 +57,17 @@ class ConfigTests(SynchronousTestCase):
         ):  # fmt: skip
             self.assertEqual(names[name], key)
 
+    def test_publishable(self):
+        """Clients publish to the feed's subjects, unless others are configured."""
+        environment = {"NATS_SUBJECTS": "a.*"}
+        self.assertEqual(publishable(self.load(environment=environment)), ("a.*",))
+        memory = environment | {"NATS_URL": "memory://"}
+        self.assertEqual(publishable(self.load(environment=memory)), (">",))
+        for each in (environment, memory):
+            given = self.load(environment=each | {"NATS_PUBLISH_SUBJECTS": "b,c.>"})
+            self.assertEqual(publishable(given), ("b", "c.>"))
+        self.refused("nats.publishSubjects", environment={"NATS_PUBLISH_SUBJECTS": "a..b"})
+
     def test_values_from_text(self):
         """Text becomes what the setting is."""
         got = self.load(
@@ -79,7 +90,11 @@ class ConfigTests(SynchronousTestCase):
             ("LIMITS_MESSAGE_BURST", "0", "limits.messageBurst", ">= 1"),
             ("NATS_SUBJECTS", "a..b", "nats.subjects", "NATS subject"),
             ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "network"),
+            ("SERVER_PROXY_HEADER", "X-Real-IP", "server.proxyHeader", "X-Forwarded-For|Forwarded"),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "b.example", "websocket.allowedOrigins", "https://app."),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "https://*.b", "websocket.allowedOrigins", "wildcards"),
             ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("AUTH_JWKS_URL", "file:///etc/keys", "auth.jwksUrl", "https"),
             ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
             ("NATS_URL", "nats://b:99999", "nats.url", "65535"),
             ("NATS_URL", "htp://x", "nats.url", "NATS server"),
@@ -184,7 +199,7 @@ class ConfigTests(SynchronousTestCase):
         for url, shown in (
             ("https://u:S3CRET@h/x?k=S3CRET#S3CRET", "https://********@h/x?********"),
             ("https://u:S3CRET/w?x@h/y", "https://********@h/y"), ("https://h/jwks", "https://h/jwks"),
-            ("u:S3CRET@h", "********@h"), ("https://h#S3CRET", "https://h#********"), ("", ""),
+            ("https://h#S3CRET", "https://h#********"), ("", ""),
         ):  # fmt: skip
             got = loading.describe(self.load(environment={"AUTH_JWKS_URL": url}))
             self.assertIn(f'auth.jwksUrl = "{shown}"', got)
@@ -255,6 +270,17 @@ class ConfigTests(SynchronousTestCase):
         self.assertTrue(self.load(environment=base | {"JWT_SECRET": GOOD}).production)
         self.load(environment=base | {"AUTH_JWT_PUBLIC_KEY": "k.pem"})
         self.load(environment={"ODIN_ENV": "production"})
+
+    def test_no_secret(self):
+        """What no token can be signed with stops the start, not the first token."""
+        for secret in (
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDn me@here",
+            '{"kty":"oct","k":"AAAA"}',
+            "half a surrogate \udcff and 32 bytes and more",
+        ):
+            error = self.refused("auth.jwtSecret", environment={"JWT_SECRET": secret})
+            self.assertNotIn(secret, error)
 
     def test_secret_file(self):
         """A secret may stand in a file of its own."""

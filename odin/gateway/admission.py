@@ -8,7 +8,7 @@ from odin.access.origins import OriginPolicy, TrustedProxies
 from odin.access.tokens import ANONYMOUS, Identity, TokenVerifier
 from odin.errors import HandshakeRefused, RateLimited, Unauthorized
 from odin.gateway import handshake
-from odin.wire.subjects import is_pattern, permitted
+from odin.wire.subjects import is_pattern, permission
 
 _RETRY_SOON: Final = (("Retry-After", "1"),)
 RETRY_LATER: Final = (("Retry-After", "5"),)
@@ -68,7 +68,8 @@ class Admissions:
         if house.full:
             raise HandshakeRefused(503, "full", "no room", RETRY_LATER)
         headers = head.headers
-        if not self._origins.allows(headers.get("origin"), headers["host"]):
+        proxied = "x-forwarded-for" in headers or "forwarded" in headers
+        if not self._origins.allows(headers.get("origin"), headers["host"], proxied=proxied):
             raise HandshakeRefused(403, "origin", "this Origin may not connect")
         if self._addresses.active:
             self._count(head, peer())
@@ -81,10 +82,7 @@ class Admissions:
 
     def _count(self, head: handshake.RequestHead, peer: str) -> None:
         """Count the connection for the client's address. Raises: HandshakeRefused."""
-        headers = head.headers
-        address = self._proxies.client(
-            peer, headers.get("x-forwarded-for"), headers.get("forwarded")
-        )
+        address = self._proxies.client(peer, head.headers)
         try:
             self._addresses.take(address, self._clock())
         except RateLimited as error:
@@ -121,7 +119,7 @@ class Admissions:
             return None
         if not all(map(is_pattern, names)):
             raise HandshakeRefused(400, "bad_channel", "a channel is no subject or pattern")
-        if not all(permitted(identity.channels, each) for each in names):
+        if not all(map(permission(identity.channels), names)):
             raise HandshakeRefused(403, "forbidden", "the token does not permit a channel")
         if self._max_channels and len(set(names)) > self._max_channels:
             raise HandshakeRefused(400, "limit_exceeded", f"at most {self._max_channels} channels")

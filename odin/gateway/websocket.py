@@ -1,7 +1,7 @@
 """The WebSocket edge: OdinFactory makes an OdinProtocol for each connection.
 
     TCP connection -> OpeningProtocol -> OdinProtocol -> Session
-                      (heads, HTTP)      (frames: see `resting`)
+                      (see `plain`)      (frames: see `resting`)
 
 One port serves both. A connection is HTTP until an upgrade, also after it was kept alive for some
 requests, as a proxy does it.
@@ -27,7 +27,8 @@ from odin.gateway.deflate import (
     accept_none,
     is_deflate_offer,
 )
-from odin.gateway.opening import HttpChannel, OpeningProtocol, refusal_of
+from odin.gateway.opening import OpeningProtocol
+from odin.gateway.plain import MakeExchange, refusal_of
 from odin.gateway.session import Context, Session
 from odin.gateway.timers import Wheel
 from odin.wire.codes import ABNORMAL, NO_STATUS, CloseCode, close_reason
@@ -36,7 +37,7 @@ from odin.wire.frames import PING
 CLOSE_TIMEOUT_S: Final = 5  # for the peer's close frame, and for the last bytes to leave
 ECHO_MAX_BYTES: Final = 16 << 20
 _LATE_S: Final = 0.02
-_TINY_FRAGMENT: Final = 16  # bytes; smaller continuation frames count in the rate limit
+_SMALL_FRAGMENT: Final = 1024  # bytes; smaller fragments count in the rate limit
 _REASON_WORDS: Final = {
     CloseCode.PROTOCOL_ERROR: "protocol_error",
     CloseCode.INVALID_PAYLOAD: "invalid_payload",
@@ -95,17 +96,16 @@ class OdinProtocol(OpeningProtocol):
                 self._ping = _ALIVE
             self.feed(data)
         elif state == self.STATE_CLOSING:
-            self.feed(data)
-        elif state == self.STATE_CONNECTING and not self._refused:
-            self.opening(data)
+            self.seek_close(data)
+        elif state == self.STATE_CONNECTING and not self._over:
+            self.http_received(data)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         factory = self.factory
         factory.transports -= 1
         factory.wheel.clear(self)
         factory.behind.discard(self)
-        if self._http is not None:
-            self._http.connectionLost(reason)
+        self.http_lost(reason)
         session = self.session
         if session is not None:
             self._leave()
@@ -125,6 +125,8 @@ class OdinProtocol(OpeningProtocol):
         self.factory.behind.discard(self)
         if self.session is not None:
             self.session.caught_up(self.transport.sink)
+        else:
+            self.http_left()
 
     def overflowed(self, pending: int) -> None:
         if self.session is not None:  # an HTTP response may be as long as it likes
@@ -160,6 +162,12 @@ class OdinProtocol(OpeningProtocol):
         if self.state == self.STATE_OPEN and self._attached():
             self.sendCloseFrame(int(code), reason.encode())
 
+    def look_again(self) -> None:
+        if self.state == self.STATE_OPEN:
+            if self._ping == _PINGED:
+                self._ping = _ALIVE  # due before the pong has to be there
+            self.factory.wheel.set(self, 0.0)
+
     # -- from the wheel
 
     def due(self) -> None:
@@ -168,14 +176,8 @@ class OdinProtocol(OpeningProtocol):
             return
         if self.state == self.STATE_OPEN:
             self._keep_alive()
-        elif self.state == self.STATE_CONNECTING and not self._refused:
-            self._refused = True
-            if self._http is None:
-                self.factory.meter.rejected("timeout")
-                self.transport.abortConnection()
-            else:
-                self.transport.loseConnection()
-                self.factory.wheel.set(self, CLOSE_TIMEOUT_S)
+        elif self.state == self.STATE_CONNECTING and not self._over:
+            self.http_late()
         else:
             self.transport.abortConnection()
 
@@ -189,19 +191,33 @@ class OdinProtocol(OpeningProtocol):
         token_s = self.session.token_event()
         if self.state != self.STATE_OPEN:
             return  # the token had ended
-        next_s = times.ping_interval_s
-        if next_s and self._ping != _NOTHING:
+        wait_s = times.ping_interval_s
+        if wait_s and self._ping != _NOTHING:
             self._ping = _NOTHING
-            next_s = max(next_s - times.pong_s, 0.0)
-        elif next_s and (token_s is None or token_s > times.pong_s):
+            wait_s = max(wait_s - times.pong_s, 0.0)
+        elif wait_s and (token_s is None or token_s > times.pong_s):
             self._ping = _PINGED
             self.transport.write(PING)
-            next_s = times.pong_s
-        if token_s is not None and self._ping != _PINGED:
-            # the ping waits for the token's moment, which must not wait for a pong
-            next_s = min(next_s, token_s) if times.ping_interval_s else token_s
-        if times.ping_interval_s or token_s is not None:
-            self.factory.wheel.set(self, next_s)
+            wait_s = times.pong_s
+        self._wait(wait_s, token_s)
+
+    def wait(self, wait_s: float) -> None:
+        """Be due in `wait_s` seconds, unless there are no pings, or earlier for the token."""
+        assert self.session is not None
+        token_s = self.session.token_event()
+        if self.state == self.STATE_OPEN:
+            self._wait(wait_s, token_s)
+
+    def _wait(self, wait_s: float, token_s: float | None) -> None:
+        pings = self.factory.times.ping_interval_s > 0
+        if token_s is not None and (token_s <= wait_s or not pings):
+            wait_s = token_s
+            if self._ping == _PINGED:
+                self._ping = _ALIVE  # due before the pong has to be there
+        if pings or token_s is not None:
+            self.factory.wheel.set(self, wait_s)
+        else:
+            self.factory.wheel.clear(self)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         if self.state == self.STATE_CONNECTING:
@@ -223,8 +239,7 @@ class OdinProtocol(OpeningProtocol):
         self._wskey = admission.key
         self._admission = admission
         self.succeedHandshake(admission.protocol)
-        if self.state == self.STATE_OPEN and not (self.data or self.current_frame):
-            self.rest()
+        self.parsed()
 
     # -- from Autobahn, and from the lane
 
@@ -237,15 +252,13 @@ class OdinProtocol(OpeningProtocol):
         session.open(self, self.transport.sink, admission.channels)
         if self._answer:
             self.write(b"")
-        token_s = session.token_event()
-        waits = [each for each in (factory.times.ping_interval_s, token_s) if each]
-        if waits and self.state == self.STATE_OPEN:
-            factory.wheel.set(self, min(waits))
-        elif self.state == self.STATE_OPEN:
-            factory.wheel.clear(self)
+        self.wait(factory.times.ping_interval_s)
 
     def _session(self, admission: Admission) -> Session:
         return Session(self.factory.context, admission.identity)
+
+    def later(self, step: Callable[[], None]) -> None:
+        self.factory.context.hub.later(step)
 
     def text(self, payload: bytes) -> None:
         if self.session is None:
@@ -260,7 +273,12 @@ class OdinProtocol(OpeningProtocol):
     def pong(self) -> None:
         if self._ping == _ALIVE:
             self._ping = _PONGED
-        elif self.session is not None:
+        else:
+            self._count()
+
+    def _count(self) -> None:
+        """What is no message counts in the rate limit, too."""
+        if self.state == self.STATE_OPEN and self.session is not None:
             self.session.control_frame()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -274,12 +292,11 @@ class OdinProtocol(OpeningProtocol):
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
-        if length < _TINY_FRAGMENT and self.current_frame.opcode == 0 and self.session is not None:
-            self.session.control_frame()
+        if length < _SMALL_FRAGMENT and not self.current_frame.fin:
+            self._count()
 
     def onPing(self, payload: bytes) -> None:
-        if self.session is not None:
-            self.session.control_frame()
+        self._count()
         self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:
@@ -334,7 +351,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         compression: bool,
         wheel: Wheel,
         meter: Meter,
-        http: Callable[[], HttpChannel],
+        http: MakeExchange,
         echo: type[OdinProtocol] | None = None,
     ) -> None:
         """`most_transports`: connections of all kinds, beyond which descriptors run out."""
@@ -344,6 +361,8 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         self.wheel = wheel
         self.meter = meter
         self.http = http
+        self.later = context.hub.later
+        self.max_body_bytes = context.max_message_bytes
         self.seats = seats
         self.opened = 0  # WebSockets since the start
         self.transports = 0  # connections of all kinds

@@ -1,4 +1,4 @@
-"""The request head: parse_head, check_upgrade, and what is read out of a head."""
+"""The request head: parse_head, check_upgrade, body_length, and what is read out of a head."""
 
 import base64
 import re
@@ -24,9 +24,7 @@ SEEDS = [
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) ([\x21-\x7e]+)" % _TOKEN)
-# RFC 9110 5.5: visible characters, blanks, and the obsolete upper half; of that Odin takes what
-# is printable, the blank and the soft hyphen
-_HEADER = re.compile(rb"(%b):([\t\x20-\x7e\xa0-\xff]*)" % _TOKEN)
+_HEADER = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)  # RFC 9110 5.5
 _STATUSES = {400, 405, 414, 426, 431, 505}
 
 
@@ -41,7 +39,11 @@ def check(data):
     strictly = _strict(block)
     if parsed is _REFUSED:
         return
-    assert strictly is not None, "accepted, though it is no request head"
+    key = _or_refused(handshake.check_upgrade, parsed)
+    length = _or_refused(handshake.body_length, parsed)
+    if strictly is None:
+        assert key is length is _REFUSED, "accepted, though it is no request head"
+        return
     assert (parsed.method, parsed.target, parsed.version) == strictly[:3], (parsed, strictly)
     assert dict(parsed.headers) == strictly[3], (parsed.headers, strictly[3])
     assert isinstance(parsed.wants_websocket(), bool)
@@ -49,8 +51,13 @@ def check(data):
     assert token in (None, _REFUSED) or isinstance(token, str)
     channels = _or_refused(handshake.channels_of, parsed)
     assert channels in (None, _REFUSED) or all(type(each) is str and each for each in channels)
-    key = _or_refused(handshake.check_upgrade, parsed)
+    if length is not _REFUSED:
+        given, coding = (parsed.headers.get(n) for n in ("content-length", "transfer-encoding"))
+        assert coding is None or (given is None and coding.lower() == "chunked" and length is None)
+        assert coding is not None or length == int(given or 0) >= 0
+        assert parsed.headers.get("host") or parsed.version == "HTTP/1.0"
     if key is not _REFUSED:
+        assert length in (0, _REFUSED)
         assert len(base64.b64decode(key, validate=True)) == 16
         assert parsed.method == "GET" and parsed.version == "HTTP/1.1"
         assert parsed.target.startswith("/") and "#" not in parsed.target

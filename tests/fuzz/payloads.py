@@ -3,7 +3,7 @@
 import json
 
 from odin.errors import NotJSON
-from odin.wire.messages import feed_message, feed_nonce, feed_prefix, snapshot_message
+from odin.wire.messages import feed_message, feed_prefix, read_payload, snapshot_message
 from tests.fuzz.source import Source
 
 WORDS = [
@@ -30,7 +30,7 @@ def check(data):
     payload = source.rest()
     theirs = _strictly(payload)
     try:
-        nonce, is_object = feed_nonce(payload)
+        nonce, members, is_object = read_payload(payload)
     except NotJSON:
         assert theirs is _NONE or theirs is _TOO_MUCH, payload
         return
@@ -39,12 +39,11 @@ def check(data):
     if theirs is _TOO_MUCH:
         return
     assert is_object == isinstance(theirs, dict)
-    if is_object and theirs.get("nonce") == nonce == theirs.get("nonce"):
-        assert type(theirs.get("nonce")) is type(nonce)
-    message = feed_message(feed_prefix(channel), offset, payload, is_object)
+    message = feed_message(feed_prefix(channel), offset, members, is_object)
     read = json.loads(message)
     assert (read["channel"], read["offset"]) == (channel, offset), read
-    assert "snapshot" not in read or not is_object, read
+    assert "snapshot" not in read, read
+    assert not [name for name in _names(message)[2:] if name in _OURS], message
     rest = {key: value for key, value in read.items() if key not in _OURS}
     expected = theirs if is_object else {"data": theirs}
     assert rest == {key: value for key, value in expected.items() if key not in _OURS}
@@ -53,6 +52,11 @@ def check(data):
 
 
 _NONE, _TOO_MUCH = object(), object()
+
+
+def _names(message):
+    """Those of the members of an object, repeated ones as often as they are there."""
+    return [name for name, _ in json.loads(message, object_pairs_hook=list)]
 
 
 def _strictly(payload):

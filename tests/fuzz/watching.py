@@ -27,14 +27,22 @@ def no_traceback():
         raise AssertionError(f"logged: {failures[0].getTraceback()}") from failures[0].value
 
 
-def kept(value, depth=5):
-    """Bytes and characters in a value and in what it holds."""
+_SHARED = frozenset(("factory", "transport", "session", "_exchange", "_admission"))
+READ_BYTES = 4096  # what a transport reads at a time
+
+
+def kept(value, depth=6):
+    """Bytes and characters in a value and in what it holds, but for what all connections share."""
     if isinstance(value, bytes | bytearray | str):
         return len(value)
     if depth and isinstance(value, list | tuple | set | frozenset | deque):
         return sum(kept(each, depth - 1) for each in value)
     if depth and isinstance(value, dict):
-        return sum(kept(each, depth - 1) for pair in value.items() for each in pair)
+        return sum(kept(each, depth - 1) for name, each in value.items() if name not in _SHARED)
+    if depth and type(value).__module__.startswith("odin.") and not isinstance(value, type):
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        attributes = {name: getattr(value, name, None) for name in slots}
+        return kept(attributes | getattr(value, "__dict__", {}), depth - 1)
     return 0
 
 
@@ -55,12 +63,16 @@ class Reused:
             self._server = None
 
 
-def arrive(peer, reads):
-    """Each of `reads` in a read of its own, in one turn, as long as the connection is read."""
-    for each in reads:
-        if peer.ended in ("lost", "aborted"):
-            break
-        peer.protocol.dataReceived(each)
+def arrive(peer, pieces):
+    """Each piece in reads of its own, as long as the connection is read; one turn, or as many as
+    the connection pauses."""
+    for each in pieces:
+        for at in range(0, len(each), READ_BYTES):
+            if not peer.transport.reading:
+                peer.server.turn()
+            if peer.ended in ("lost", "aborted") or not peer.transport.reading:
+                return
+            peer.protocol.dataReceived(each[at : at + READ_BYTES])
     peer.server.turn()
 
 

@@ -2,9 +2,10 @@
 
 import json
 
+from tests.integration.clients import HANDSHAKE
 from tests.integration.harness import MEMORY, OdinTestCase, sign
 
-SUBJECT = "odin.token.BTC.price"
+SUBJECT, TRADE = "odin.token.BTC.price", "odin.trades.BTC"
 
 
 class PublishTests(OdinTestCase):
@@ -64,6 +65,25 @@ class PublishTests(OdinTestCase):
         for name, (subject, body, token, status, code) in cases.items():
             self.assertEqual(self.post(subject, body, token), (status, code), name)
 
+    def test_members_of_the_server(self) -> None:
+        """The channel and the offset that clients read are the server's, whatever is published."""
+        client = self.client("/ws?channels=odin.trades.*", token=sign(publish=[TRADE]))
+        body = b'{"n":1,"channel":"odin.token.BTC.price","off\\u0073et":9007199254740991}'
+        self.assertEqual(self.post(TRADE, body, sign(publish=[TRADE])), (202, "accepted"))
+        client.send(f'{{"type":"publish","channel":"{TRADE}","data":{body.decode()}}}')
+        messages = [each for each in (client.receive() for _ in "123") if "type" not in each]
+        self.assertEqual([(each["channel"], each["n"]) for each in messages], [(TRADE, 1)] * 2)
+        self.assertLess(messages[1]["offset"], 1000)
+
+    def test_nonce_of_another_channel(self) -> None:
+        """What one publishes on a channel takes no nonce away from another one."""
+        client, token = self.client("/ws?channels=odin.trades.*"), sign(publish=["odin.trades.*"])
+        for each, answer in (("A", "accepted"), ("B", "accepted"), ("A", "accepted")):
+            body = json.dumps({"nonce": "shared", "n": each}).encode()
+            self.assertEqual(self.post(f"odin.trades.{each}", body, token), (202, answer))
+        self.post(TRADE, b'{"n":"end"}', token)
+        self.assertEqual([client.receive()["n"] for _ in "123"], ["A", "B", "end"])
+
     def test_challenge(self) -> None:
         """401 says how to authenticate, 403 does not."""
         path = f"/publish?subject={SUBJECT}"
@@ -118,6 +138,30 @@ class PublishTests(OdinTestCase):
         self.assertEqual(wire.response().status, 202)
 
 
+class PublishSubjectsTests(OdinTestCase):
+    """With subjects configured for those who publish through Odin."""
+
+    environment = {"NATS_PUBLISH_SUBJECTS": "odin.trades.*,>"}
+
+    def test_never(self) -> None:
+        """The broker's and the operators' own are never published to, whatever is configured."""
+        client = self.client(token=sign(publish=[">"]))
+        for subject in ("$JS.API.INFO", "$SYS.x", "_INBOX.x", "odin.control.disconnect"):
+            self.assertEqual(self.odin.publish(subject, {}).status, 403, subject)
+            request = {"type": "publish", "channel": subject, "data": {}}
+            self.assertEqual(client.ask(request)["code"], "forbidden", subject)
+        self.assertEqual(self.odin.publish("my.own", {}).status, 202)
+
+    def test_only(self) -> None:
+        """Where they are narrower than a token, they decide."""
+        odin = self.start(*MEMORY, NATS_PUBLISH_SUBJECTS="odin.trades.*")
+        client = self.client(odin=odin, token=sign(publish=[">"]))
+        for subject, code, kind in ((SUBJECT, 403, "error"), (TRADE, 202, "publish_ack")):
+            self.assertEqual(odin.publish(subject, {}).status, code)
+            request = {"type": "publish", "channel": subject, "data": {}}
+            self.assertEqual(client.ask(request)["type"], kind)
+
+
 class LargeMessageTests(OdinTestCase):
     """With a larger limit."""
 
@@ -151,6 +195,37 @@ class DemoTests(OdinTestCase):
         self.assertEqual(self.odin.request("POST", path, b"{}").status, 202)
         for origin in ("https://evil.example", "null"):
             self.assertEqual(self.odin.request("POST", path, b"{}", Origin=origin).status, 403)
+
+    def test_rebinding(self) -> None:
+        """A page whose name means this machine, too, is no page of this machine (DNS rebinding)."""
+        path, port = f"/publish?subject={SUBJECT}", self.odin.port
+        for host, status, opened in (
+            ("evil.example", 403, 403), ("myhost", 403, 403),
+            ("localhost", 202, 101), ("127.0.0.1", 202, 101),
+        ):  # fmt: skip
+            origin = f"http://{host}:{port}"
+            answer = self.odin.request("POST", path, b"{}", Host=f"{host}:{port}", Origin=origin)
+            self.assertEqual(answer.status, status, host)
+            head = HANDSHAKE.replace("{host}", f"{host}:{port}")
+            wire = self.wire()
+            wire.send(f"{head}Origin: {origin}\r\n\r\n")
+            self.assertEqual(wire.response().status, opened, host)
+        # no browser, by whatever name
+        self.assertEqual(self.odin.request("POST", path, b"{}", Host="myhost").status, 202)
+
+    def test_headers_that_are_no_text(self) -> None:
+        """Bytes that are not UTF-8 in the headers are refused as what they are."""
+        for header, status in (
+            ("Origin: http://\xff", 403),
+            ("Authorization: Bearer \xff", 401),
+        ):
+            wire = self.wire()
+            request = (
+                f"POST /publish?subject={SUBJECT} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+                "Content-Length: 2\r\n\r\n{}"
+            )
+            wire.send(request.encode("latin-1"))
+            self.assertEqual(wire.response().status, status, header)
 
     def test_bad_token_is_no_token(self) -> None:
         """A token that is sent must be good."""
