@@ -98,3 +98,13 @@ class SplitterTests(SynchronousTestCase):
         for data in (b"MSG a 1 x\r\n", b"MSG a 1 2\r\n{}\r\n"):
             splitter.feed(data)
         self.assertEqual((got, passed), ([], [b"MSG a 1 x\r\n", b"MSG a 1 2\r\n{}\r\n"]))
+
+    def test_sizes(self):
+        """A size below zero, or headers larger than all of the message: no operation of NATS."""
+        for line in (b"MSG a 1 -9\r\n", b"HMSG a 1 3 2\r\n", b"HMSG a 1 -3 2\r\n"):
+            got, passed = [], []
+            splitter = Splitter(
+                lambda _sid, to=got: lambda *message: to.append(message), passed.append
+            )
+            splitter.feed(line + b"{}\r\n" * 9)
+            self.assertEqual((got, passed), ([], [line + b"{}\r\n" * 9]))

@@ -85,6 +85,8 @@ class Splitter:
                 payload_at = body_at + int(header_size)
                 end = body_at + int(arguments[-1])
                 subject, sid = arguments[0], arguments[1]
+                if not body_at <= payload_at <= end:
+                    raise ValueError
             except (ValueError, IndexError):
                 self._broken = True
                 self._pass_on(data[at:])  # nats-py says what is wrong, and reconnects

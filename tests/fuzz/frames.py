@@ -24,6 +24,7 @@ _TEXTS = (
     b'{"type":"heartbeat"}',
     b"nonsense",
 )
+_LONG = struct.pack("!BBQ", 0x82, 0xFF, 1 << 19) + bytes(4)  # a frame that is much longer
 _DEFLATE = ("Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover",)
 SEEDS = [
     b"\x01\x00" + frame(_TEXTS[0]) + frame(b"x" * 300, 9) + frame(b"\x03\xe8", 8),
@@ -82,7 +83,7 @@ def _outcome(server, reads):
     _check_kept(peer)
     outcome = comparable(server, peer.read()), peer.ended, peer.protocol.state
     assert b'"internal"' not in outcome[0], outcome
-    arrive(peer, [bytes(MAX_MESSAGE)] * 8)  # nobody keeps what comes behind, whatever it is
+    arrive(peer, [_LONG, bytes(2 * MAX_KEPT)])  # nobody keeps what comes behind, whatever it is
     _check_kept(peer)
     peer.lose()
     server.turn()
