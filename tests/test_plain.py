@@ -210,6 +210,13 @@ class TimeTests(PlainTestCase):
         self.server.advance(4)
         self.assertEqual(self.peer.ended, "lost")
 
+    def test_at_the_last_moment(self):
+        """A request that is whole when its deadline comes is answered."""
+        self.arrive(SLOW)
+        self.peer.protocol.due()
+        self.give()
+        self.assertEqual((self.statuses(), self.peer.ended), ([200], None))
+
     def test_answering(self):
         """An answer may take its time."""
         self.arrive(SLOW)
@@ -298,6 +305,16 @@ class InnerTests(PlainTestCase):
         self.server.advance(4)
         self.assertEqual(self.peer.ended, "lost")
         self.server.advance(6)
+        self.assertEqual(self.peer.ended, "aborted")
+
+    def test_refused_and_slow(self):
+        """A refusal that waits to be read has its end, too, once it has left."""
+        self.peer.transport.behind = True
+        self.arrive(b"nonsense\r\n\r\n")
+        self.peer.protocol.fellBehind()
+        self.peer.transport.behind = False
+        self.peer.protocol.caughtUp()
+        self.server.advance(4)
         self.assertEqual(self.peer.ended, "aborted")
 
     def test_catching_up(self):
