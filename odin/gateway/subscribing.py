@@ -5,7 +5,7 @@ acknowledgement, then the replay or the snapshot, then the feed by the new patte
 and limits are those of that moment, not of the moment at which the request came.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from odin.access.tokens import Identity
 from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
-from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
+from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError, Unauthorized
 from odin.gateway.costs import size_of_names
 from odin.gateway.paying import Paying, Terms
 from odin.wire.messages import (
@@ -60,6 +60,9 @@ class Surroundings(Terms, Protocol):
     def bridge(self) -> Feed: ...
     @property
     def replays(self) -> Replays: ...
+    @property
+    def wall(self) -> Callable[[], float]:
+        """Seconds since 1970."""
 
 
 class Subscriber(Paying):
@@ -75,6 +78,7 @@ class Subscriber(Paying):
         self.identity = identity
 
     def _subscribe(self, request: Subscribe) -> None:
+        self._check_token()
         subscribed, rejected = self._sorted(request.data.channels)
         recover = request.data.recover
         found = None
@@ -96,6 +100,11 @@ class Subscriber(Paying):
     ) -> None:
         if isinstance(found, Failure):
             self._failed("recovering", found, request.id)
+            return
+        try:
+            self._check_token()  # it took its time
+        except Unauthorized as error:
+            self._refuse(error, request.id)
         else:
             self._subscribed(found, request, subscribed, rejected)
 
@@ -151,6 +160,10 @@ class Subscriber(Paying):
         if self._explicit:
             patterns = frozenset(filter(permission(identity.channels), self._patterns()))
         self._context.hub.resubscribe(self, patterns)
+
+    def _check_token(self) -> None:
+        """Raises: Unauthorized, if it has ended: what is there goes on, for a time of grace."""
+        self.identity.check(self._context.wall())
 
     def _default(self) -> frozenset[str]:
         """What a client gets that never subscribed: everything it may see."""
