@@ -4,7 +4,7 @@
 
 Each request is made by a client of its own at a server with 10,000 channels and a history of 50,000
 messages. Told are the CPU time that it takes in all, and the longest turn of the loop in it: the
-least of three tries, because the machine disturbs but never helps.
+least of three tries if it is long, because the machine disturbs but never helps.
 """
 
 import json
@@ -23,6 +23,7 @@ from tests.integration.harness import sign
 _MOST = 1024  # limits.channelsPerClient
 _MESSAGE = 65_536  # server.maxMessageSize
 _TRIES = 3
+_SMALL_S = 0.002  # a turn that is not looked at again
 _DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 
 
@@ -96,7 +97,8 @@ def requests(epoch: str, offset: int) -> Iterator[Request]:
 
 def _about_subscriptions(epoch: str, offset: int) -> Iterator[Request]:
     backs = {"9,900": offset - 9900, "9": offset - 9, "too old": 1, "ahead": offset + 5}
-    for shape, patterns in shapes():
+    for shape, every in shapes():
+        patterns = every
         data = {"channels": patterns}
         plain = {"type": "subscribe", "data": data}
         if len(json.dumps(plain)) > _MESSAGE:
@@ -307,6 +309,8 @@ class Search(Crowded):
             victim.quiet()
             tries.append((victim.cpu_s - cpu_s, victim.longest_turn_s()))
             client.close()
+            if tries[-1][1] < _SMALL_S:
+                break
         cpu_s, turn_s = (min(column) for column in zip(*tries, strict=True))
         return Found(request.name, cpu_s * 1e3, turn_s * 1e3)
 
