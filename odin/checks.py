@@ -76,6 +76,7 @@ def _servers(value: str) -> Problem:
 _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.url": _servers,
     "nats.subjects": _patterns,
+    "nats.publishSubjects": _patterns,
     "nats.jetstream.subjects": _patterns,
     "delivery.conflate": _patterns,
     "server.trustedProxies": _networks,

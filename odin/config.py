@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, field
 
+from odin.wire.subjects import EVERYTHING
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=256, le=1 << 30)]
@@ -78,6 +80,7 @@ class JetStream(Section, frozen=True, kw_only=True):
 class Nats(Section, frozen=True, kw_only=True):
     url: str = "nats://localhost:4222"
     subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = DEFAULT_SUBJECTS
+    publish_subjects: tuple[str, ...] = ()
     max_reconnects: Annotated[int, Meta(ge=-1)] = -1
     reconnect_wait_ms: Milliseconds = field(name="reconnectWait", default=1000)
     reconnect_jitter_ms: Milliseconds = field(name="reconnectJitter", default=200)
@@ -122,6 +125,7 @@ class Limits(Section, frozen=True, kw_only=True):
     message_burst: Annotated[int, Meta(ge=1)] = 100
     connections_per_second_per_address: Annotated[float, Meta(ge=0)] = 0
     channels_per_client: Count = 1024
+    kept_bytes_per_client: Bytes = field(name="keptPerClient", default=128 << 10)
 
 
 class Delivery(Section, frozen=True, kw_only=True):
@@ -160,6 +164,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def uses_memory_bus(config: Config) -> bool:
     """Whether messages stay in this process: no broker is configured."""
     return config.nats.url.strip() in ("", "memory://")
+
+
+def publishable(config: Config) -> tuple[str, ...]:
+    """Patterns of the subjects that clients may publish to: as configured, else those of the feed.
+
+    Without a broker the feed has all that is published.
+    """
+    feed = (EVERYTHING,) if uses_memory_bus(config) else config.nats.subjects
+    return config.nats.publish_subjects or feed
 
 
 def worker_count(config: Config) -> int:

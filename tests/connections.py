@@ -82,7 +82,7 @@ class NotingTransport:
     def __init__(self, protocol):
         self.protocol, self.written, self.ended = protocol, b"", None
         self.producer = None
-        self.disconnecting = self.behind = False
+        self.disconnecting = self.behind = self.paused = False
 
     @property
     def sink(self):
@@ -111,6 +111,12 @@ class NotingTransport:
 
     def getHost(self):
         return IPv4Address("TCP", "127.0.0.1", 3002)
+
+    def pauseProducing(self):
+        self.paused = True
+
+    def resumeProducing(self):
+        self.paused = False
 
     def loseConnection(self):
         self.ended = self.ended or "lost"
@@ -147,6 +153,7 @@ class Server:
             NonceWindow(600, 1000),
             History(BOUNDS),
             conflate=("price.*",),
+            publishable=(">",),
             control=self.control,
             clock=seconds,
             wall=seconds,
@@ -166,6 +173,7 @@ class Server:
             heartbeat_interval_ms=25_000,
             max_message_bytes=max_message,
             max_channels=100,
+            max_kept=128 << 10,
             max_pending=1 << 20,
             monotonic=seconds,
             wall=seconds,

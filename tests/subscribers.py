@@ -153,7 +153,9 @@ class Client:
         self.protocol.dataReceived(data)
 
     def subscribe(self, *channels, snapshot=False, recover=None):
+        """Ask, and let the turn end."""
         self.ask(self.subscription(*channels, snapshot=snapshot, recover=recover))
+        self.world.server.turn()
 
     def subscription(self, *channels, snapshot=False, recover=None):
         data = {"channels": channels, "snapshot": snapshot}

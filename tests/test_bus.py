@@ -13,8 +13,9 @@ from odin.bus.overlap import digest_of
 from odin.config import Nats
 from odin.delivery.history import Bounds, History
 from odin.delivery.nonces import NonceWindow
-from odin.errors import BadChannel, Duplicate, NotJSON, Unavailable
+from odin.errors import BadChannel, Duplicate, Forbidden, NotJSON, Unavailable
 from odin.wire.frames import payload_of
+from odin.wire.subjects import PatternSet
 
 
 class NotingHub:
@@ -45,6 +46,7 @@ class BridgeTests(SynchronousTestCase):
             NonceWindow(600, 100),
             History(Bounds(100, 10_000, 60, 100, 10_000)),
             conflate=("price.*",),
+            publishable=(">",),
             control=lambda *_: None,
             clock=lambda: self.now,
             wall=lambda: self.now,
@@ -98,6 +100,39 @@ class BridgeTests(SynchronousTestCase):
             self.assertRaises(kind, self.bridge.publish, subject, payload)
         self.bus.stopService()
         self.failureResultOf(self.bridge.publish("a", b"{}"), Unavailable)
+
+    def test_nonces_of_other_channels(self):
+        """A nonce counts with its channel: live, of the store, and where clients publish."""
+        for subject in ("a", "b", "a"):
+            self.bridge.received(subject, b'{"nonce":"n"}')
+        self.assertEqual([channel for channel, *_ in self.hub.delivered], ["a", "b"])
+        stored = [Stored(each, b'{"nonce":"n"}', n) for n, each in enumerate("abab")]
+        self.assertEqual([each.offset for each in self.bridge.encoded(stored)], [0, 1])
+        self.assertRaises(Duplicate, self.bridge.publish, "a", b'{"nonce":"n"}')
+        self.successResultOf(self.bridge.publish("c", b'{"nonce":"n"}'))
+
+    def test_members_of_the_server(self):
+        """Channel and offset are ours, live and of the store."""
+        payload = b'{"channel":"b","off\\u0073et":9,"x":1}'
+        self.bridge.received("a", payload)
+        (stored,) = self.bridge.encoded([Stored("a", payload, 1)])
+        for message in (self.hub.delivered[0][1], payload_of(stored.frame)):
+            self.assertEqual(message, b'{"channel":"a","offset":1,"x":1}')
+
+    def test_publish_to_the_feed_only(self):
+        """What clients may publish to are the subjects of the feed, and never the broker's own."""
+        for publishable in (("odin.token.*.price", "odin.trades.>"), (">",)):
+            self.bridge._publishable = PatternSet(publishable)
+            self.successResultOf(self.bridge.publish("odin.trades.a.b", b"{}"))
+            for subject in (
+                "$JS.API.STREAM.DELETE.FEED", "$SYS.REQ.SERVER.PING", "$x", "_INBOX.a.b", "_INBOXES",
+                "odin.control.disconnect", "odin.control.fence",
+            ):  # fmt: skip
+                self.assertRaises(Forbidden, self.bridge.publish, subject, b"{}")
+            elsewhere = "odin.token.a.volume", b"{}"
+            if publishable != (">",):
+                self.assertRaises(Forbidden, self.bridge.publish, *elsewhere)
+        self.successResultOf(self.bridge.publish(*elsewhere))
 
     def test_status(self):
         """Each change is told once; live at the start, too."""

@@ -6,7 +6,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin import loading, logs
-from odin.config import Auth, Config, uses_memory_bus
+from odin.config import Auth, Config, publishable, uses_memory_bus
 from odin.config import algorithms as algorithms_of
 from odin.errors import ConfigError
 from odin.tap import Options
@@ -56,6 +56,17 @@ class ConfigTests(SynchronousTestCase):
             ("AUTH_JWT_SECRET", "auth.jwtSecret"), ("WEBSOCKET_PING_INTERVAL", "websocket.pingInterval"),
         ):  # fmt: skip
             self.assertEqual(names[name], key)
+
+    def test_publishable(self):
+        """Clients publish to the feed's subjects, unless others are configured."""
+        environment = {"NATS_SUBJECTS": "a.*"}
+        self.assertEqual(publishable(self.load(environment=environment)), ("a.*",))
+        memory = environment | {"NATS_URL": "memory://"}
+        self.assertEqual(publishable(self.load(environment=memory)), (">",))
+        for each in (environment, memory):
+            given = self.load(environment=each | {"NATS_PUBLISH_SUBJECTS": "b,c.>"})
+            self.assertEqual(publishable(given), ("b", "c.>"))
+        self.refused("nats.publishSubjects", environment={"NATS_PUBLISH_SUBJECTS": "a..b"})
 
     def test_values_from_text(self):
         """Text becomes what the setting is."""

@@ -1,6 +1,9 @@
 """Groups, hub and nonces: each message once to everybody who wants it, in order."""
 
-from hypothesis import settings
+from itertools import product
+from unittest import mock
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,10 +19,17 @@ from odin.delivery.group import ABSENT
 from odin.delivery.groups import Groups
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message, joined
-from odin.delivery.nonces import NonceWindow
-from odin.wire.subjects import covers
+from odin.wire.subjects import covers, is_pattern
 
 SUBJECTS = ("a.x", "a.y", "b.x", "c")
+TOKENS = ("a", "b", "*", ">")
+PATTERNS = [
+    text
+    for size in range(1, 5)
+    for tokens in product(TOKENS, repeat=size)
+    if is_pattern(text := ".".join(tokens))
+]
+SHORT_SUBJECTS = [".".join(tokens) for n in range(1, 6) for tokens in product("ab", repeat=n)]
 PATTERN_SETS = ([">"], ["a.*"], ["a.x", "a.>"], ["*.x"], ["c"], [], ["a.y", "c"])
 
 
@@ -176,8 +186,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         groups = self.hub.groups
         assert self.hub.waiting == self.hub._arrivals.waiting == 0
         assert not len(groups)
-        assert not groups._literal
-        assert not groups._wild.children
+        assert not groups._index
+        assert not groups._exact and not groups._open
         assert self.hub.sessions == 0
 
 
@@ -261,31 +271,35 @@ class HubTests(SynchronousTestCase):
             groups.route(f"s.{n}")
         self.assertLessEqual(len(groups._routes), 65_536)
 
+    @given(st.data())
+    def test_routes(self, data):
+        """The groups of a subject are those that `covers` says, whoever came, changed and went."""
+        groups, clients = Groups(), [Client() for _ in range(4)]
+        sets = st.frozensets(st.sampled_from(PATTERNS), max_size=6)
+        for _ in range(data.draw(st.integers(1, 12))):
+            client, patterns = data.draw(st.sampled_from(clients)), data.draw(st.none() | sets)
+            if patterns is None:
+                groups.leave(client)
+            elif client.group is None:
+                groups.join(client, patterns)
+            else:
+                groups.change(client, patterns)
+            for subject in SHORT_SUBJECTS:
+                expected = {
+                    each.group
+                    for each in clients
+                    if each.group and any(covers(one, subject) for one in each.group.patterns)
+                }
+                route = groups.route(subject)
+                self.assertEqual((set(route), len(route)), (expected, len(expected)), subject)
 
-class NonceTests(SynchronousTestCase):
-    def test_window(self):
-        """A nonce counts once within the window, and again after twice its length."""
-        window = NonceWindow(600, 1000)
-        self.assertTrue(window.add("a", 1000.0))
-        self.assertFalse(window.add("a", 1599.0))
-        self.assertFalse(window.add("a", 1601.0))
-        self.assertFalse(window.seen("a", 9000.0))
-        self.assertTrue(window.add("a", 9000.0))
-
-    def test_bounded(self):
-        """Of very many nonces the newest are kept, no more than the limit."""
-        window = NonceWindow(600, 1000)
-        for n in range(100_000):
-            window.add(n, 1000.0)
-        self.assertLessEqual(len(window), 1000)
-        self.assertTrue(window.seen(99_600, 1000.0))
-        self.assertFalse(window.seen(5, 1000.0))
-
-    def test_long_nonces(self):
-        """A long nonce is known by its digest; 1 and "1" are two."""
-        window = NonceWindow(600, 1000)
-        self.assertTrue(window.add("x" * 100_000, 0.0))
-        self.assertTrue(window.seen("x" * 100_000, 0.0))
-        self.assertFalse(window.seen("x" * 99_999, 0.0))
-        self.assertTrue(window.add(1, 0.0))
-        self.assertTrue(window.add("1", 0.0))
+    def test_cost_of_a_change(self):
+        """Who is alone with many patterns pays for those that change; none has a node of its own."""
+        groups, client = Groups(), Client()
+        many = frozenset(f"a.*.b.*.{n}" for n in range(1000))
+        groups.join(client, many)
+        with mock.patch.object(groups, "_forget_route") as forget:
+            groups.change(client, many | {"x"})
+            groups.change(client, many)
+        self.assertEqual([each.args for each in forget.call_args_list], [("x",), ("x",)])
+        self.assertEqual((len(groups._index), len(groups._exact._counts)), (1000, 1))

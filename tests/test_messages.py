@@ -77,8 +77,8 @@ class ReplyTests(SynchronousTestCase):
 
 class FeedTests(SynchronousTestCase):
     def message(self, payload):
-        nonce, is_object = m.feed_nonce(payload)
-        return nonce, m.feed_message(m.feed_prefix("a.b"), 7, payload, is_object)
+        nonce, members, is_object = m.read_payload(payload)
+        return nonce, m.feed_message(m.feed_prefix("a.b"), 7, members, is_object)
 
     def test_splicing(self):
         """Channel and offset in front, the publisher's bytes as they came."""
@@ -108,7 +108,7 @@ class FeedTests(SynchronousTestCase):
             (b"true", None), (b"false", None), (b"null", None), (b"1.0", None), (b"1e0", None),
             (b'""', None), (b"{}", None), (b"[1]", None),
         ):  # fmt: skip
-            got, is_object = m.feed_nonce(b'{"nonce":%b}' % value)
+            got, _, is_object = m.read_payload(b'{"nonce":%b}' % value)
             self.assertEqual((got, type(got), is_object), (nonce, type(nonce), True), value)
 
     def test_refused(self):
@@ -117,7 +117,38 @@ class FeedTests(SynchronousTestCase):
             b"", b"x", b"{", b'{"a":"\xff"}', b'{"\xff":1}', b'{"a":NaN}', b"[" * 10**5,
             b"[NaN]", b"[1,2", b"5 x", b'[1],"b":2', b"1}", b'{"nonce":' + b"9" * 40,
         ):  # fmt: skip
-            self.assertRaises(NotJSON, m.feed_nonce, payload)
+            self.assertRaises(NotJSON, m.read_payload, payload)
+
+    def test_members_of_the_server(self):
+        """A publisher's channel, offset and snapshot go, however spelled; the others stay."""
+        for payload, nonce, members in (
+            (b'{"channel":"x","a":1}', None, b'"a":1'),
+            (b'{"a": 1.10, "offset" : {"b":[2]}}', None, b'"a":1.10'),
+            (b'{"snapshot":true,"nonce":"n"}', "n", b'"nonce":"n"'),
+            (b'{"nonce":7,"snapshot":null}', 7, b'"nonce":7'),
+            (b'{"ch\u0061nnel":"x","a":"\u00e9\\/"}', None, b'"a":"\u00e9\\/"'),
+            (b'{"\u006fffset":1,"offset":2,"channel":3,"channel":4,"a":{}}', None, b'"a":{}'),
+            (b'{"a":1,"offset":1,"a": 2}', None, b'"a":2'),
+            (b'{"offset":1,"a":{"offset":2,"channel":[]}}', None, b'"a":{"offset":2,"channel":[]}'),
+        ):
+            expected = b'{"channel":"a.b","offset":7,%b}' % members
+            self.assertEqual(self.message(payload), (nonce, expected))
+        self.assertEqual(self.message(b'{"offset":1}')[1], b'{"channel":"a.b","offset":7}')
+        for untouched in (
+            b'{"Channel":1}',
+            b'{"a":{"channel":1}}',
+            b'{"a":"channel","b":"offset"}',
+        ):
+            self.assertIs(m.read_payload(untouched)[1], untouched)
+
+    def test_members_of_the_server_in_bad_json(self):
+        """They do not make anything JSON that is none."""
+        for payload in (
+            b'{"channel":1', b'{"offset":1}x', b'{"offset":NaN}', b'{"offset":1,"a":\xff}',
+            b'{"channel":1,"a":}', b'{"snapshot":tru}', b'{"a":"\xff","offset":1}',
+            b'{"offset":1,"a":01}', b'{"offset":"\x01"}', b'{"offset":' + b"[" * 5000,
+        ):  # fmt: skip
+            self.assertRaises(NotJSON, m.read_payload, payload)
 
     def test_odd_subject(self):
         """A subject with quotes makes no broken JSON."""

@@ -1,6 +1,8 @@
 """The resting state and the lane: the same answers as Autobahn's parser, with nothing kept."""
 
 import dis
+import gc
+import sys
 import zlib
 
 from autobahn.websocket.protocol import WebSocketProtocol
@@ -9,7 +11,26 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin.gateway.resting import RestingProtocol, _unmasked
+from odin.wire.codes import CloseCode
 from tests.connections import Server, frame
+
+
+def kept(protocol):
+    """How many bytes of what arrived a connection holds, with what holds them."""
+    size, seen, left = 0, set(), list(protocol.__dict__.values())
+    while left:
+        value = left.pop()
+        if id(value) not in seen and isinstance(value, bytes | bytearray | list | tuple | dict):
+            seen.add(id(value))
+            size += sys.getsizeof(value)
+            left += gc.get_referents(value)
+    return size
+
+
+def deflated(data):
+    """A compressed message, in one frame."""
+    packer = zlib.compressobj(wbits=-15)
+    return frame((packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
 
 
 class RestingTests(SynchronousTestCase):
@@ -72,13 +93,17 @@ class RestingTests(SynchronousTestCase):
         offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
         peer = self.server.open("/ws", offer)
         for n in range(2):
-            deflate = zlib.compressobj(wbits=-15)
-            text = f'{{"type":"ping","id":{n}}}'.encode()
-            data = (deflate.compress(text) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
-            peer.send(frame(data, rsv=4))
+            peer.send(deflated(b'{"type":"ping","id":%d}' % n))
             self.assertEqual([each["id"] for each in peer.messages()], [n])
         self.assertIsNone(peer.protocol._perMessageCompress._decompressor)
         self.assertEqual(peer.protocol.__dict__, {})
+
+    def test_half_a_message_is_one_buffer(self):
+        """However small the pieces are that a message comes in, it takes no more than itself."""
+        peer = self.server.open()
+        whole = frame("x" * 60_000)
+        peer.send(*(whole[at : at + 3] for at in range(0, 50_000, 3)))
+        self.assertLess(kept(peer.protocol), 60_000)
 
     def test_class_answers_for_autobahn(self):
         """Every name that Autobahn sets on an instance has its open value on the class."""
@@ -94,6 +119,8 @@ class RestingTests(SynchronousTestCase):
             "_dataReceived", "_connectionLost", "_fail_connection", "_parseExtensionsHeader",
             "succeedHandshake", "failHandshake", "sendData", "sendCloseFrame", "dropConnection",
             "onMessageFrameBegin", "sendPong", "consumeData", "_onOpen", "unregisterProducer",
+            "processData", "onCloseFrame", "_protocol_violation", "_invalid_payload",
+            "onMessageBegin", "onMessageFrameData", "onMessageFrameEnd", "onMessageEnd",
         ):  # fmt: skip
             self.assertTrue(hasattr(RestingProtocol.__mro__[1], name), name)
 
@@ -103,6 +130,58 @@ class RestingTests(SynchronousTestCase):
         """Unmasking at once is XOR byte by byte (RFC 6455 5.3)."""
         masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
         self.assertEqual(_unmasked(mask, masked, len(masked)), payload)
+
+
+class TurnsTests(SynchronousTestCase):
+    """What inflates to much is served in several turns."""
+
+    LONG = b'{"type":"ping","id":%d,"data":"' + b"0" * 60_000 + b'"}'
+
+    def setUp(self):
+        self.server = Server()
+        offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+        self.peer = self.server.open("/ws", offer)
+        self.read = b"".join(deflated(self.LONG % n) for n in range(20))
+
+    def ids(self):
+        return [each["id"] for each in self.peer.messages()]
+
+    def test_one_after_the_other(self):
+        """A turn serves a few, and nothing is read meanwhile; all are served, in order."""
+        self.assertLess(len(self.read), 4096)
+        self.peer.protocol.dataReceived(self.read)
+        served, turns = self.ids(), 1
+        while self.peer.transport.paused:
+            self.assertLess(len(served), 4 * turns)
+            for _ in range(len(self.server.soon)):
+                self.server.soon.pop(0)()
+            served += self.ids()
+            turns += 1
+        self.assertEqual(served, list(range(20)))
+        self.assertTrue(self.peer.protocol.at_rest)
+
+    def test_more_comes_meanwhile(self):
+        """TLS may deliver although nothing is read: it waits behind the others."""
+        self.peer.protocol.dataReceived(self.read)
+        for _ in range(2):
+            self.peer.protocol.dataReceived(frame('{"type":"ping","id":20}'))
+        self.server.turn()
+        self.assertEqual(self.ids(), [*range(20), 20, 20])
+
+    def test_the_end_meanwhile(self):
+        """Who is closed or gone is not served any more; the close frame behind it all is seen."""
+        self.peer.protocol.dataReceived(self.read + frame(b"\x03\xe8", 8))
+        self.assertLess(len(self.ids()), 5)
+        self.peer.protocol.close(CloseCode.GOING_AWAY, "going_away")
+        self.server.turn()
+        self.assertEqual([opcode for opcode, _ in self.peer.frames()], [8])
+        self.assertEqual(self.peer.ended, "lost")
+        self.setUp()
+        self.peer.protocol.dataReceived(self.read)
+        self.peer.lose()
+        self.assertLess(len(self.ids()), 5)
+        self.server.turn()
+        self.assertEqual(self.ids(), [])
 
 
 class LaneAgainstParserTests(SynchronousTestCase):

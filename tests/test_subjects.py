@@ -12,6 +12,7 @@ from odin.wire.subjects import (
     is_pattern,
     is_subject,
     overlaps,
+    permission,
     permitted,
     reduced,
 )
@@ -49,6 +50,8 @@ class SubjectTests(SynchronousTestCase):
             ("a..b", False, False), ("a b", False, False), ("a\tb", False, False),
             ("a\r\nPUB x", False, False), ("a\0", False, False), ("a.>.b", False, False),
             ("a*", False, False), ("a.b>", False, False), ("\ud800", False, False),
+            (".".join("a" * 16), True, True), (".".join("a" * 17), False, False),
+            (".".join("*" * 16), False, True), (".".join("*" * 16) + ".>", False, False),
             ("x" * 255, True, True), ("x" * 256, False, False), ("é" * 128, False, False),
         ):  # fmt: skip
             self.assertEqual((is_subject(text), is_pattern(text)), (subject, pattern), text[:40])
@@ -112,6 +115,7 @@ class PatternSetTests(SynchronousTestCase):
         expected = any(covers(each, other) for each in patterns)
         self.assertEqual(PatternSet(patterns).covers(other), expected)
         self.assertEqual(permitted(tuple(patterns), other), expected)
+        self.assertEqual(permission(tuple(patterns))(other), expected)
         unique = list(dict.fromkeys(patterns))
         left = [
             each for each in unique if not any(one != each and covers(one, each) for one in unique)
@@ -126,7 +130,7 @@ class PatternSetTests(SynchronousTestCase):
         self.assertEqual(len(reduced([*wild, *literal])), 2000)
         self.assertLessEqual(Counted.splits, 3000)
         Counted.splits = 0
-        allowed = tuple(wild)
+        may = permission(tuple(wild))
         for n in range(1000):
-            self.assertTrue(permitted(allowed, Counted(f"odin.y.c{n}")))
+            self.assertTrue(may(Counted(f"odin.y.c{n}")))
         self.assertLessEqual(Counted.splits, 2000)

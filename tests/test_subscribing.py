@@ -100,6 +100,15 @@ class SubscribingMachine(RuleBasedStateMachine):
         client.lose()
         self.clients.remove(client)
 
+    def turn_and_drain(self):
+        """Until nothing is left to do but for the broker."""
+        while self.world.server.soon or any(each.transport.held for each in self.clients):
+            self.world.server.turn()
+            for client in self.clients:
+                client.drain()
+        for client in self.clients:
+            client.read()
+
     @invariant()
     def read(self):
         for each in self.clients:
@@ -108,14 +117,11 @@ class SubscribingMachine(RuleBasedStateMachine):
     def teardown(self):
         world = self.world
         try:
-            world.server.turn()
-            for client in self.clients:
-                client.drain()
+            self.turn_and_drain()
             while world.replays.waiting:
                 world.replays.answer(0)
-            world.server.turn()
+                self.turn_and_drain()
             for client in self.clients:
-                client.drain()
                 client.check()
             hub = world.server.hub
             assert hub.sessions == len(self.clients) == sum(map(len, hub.groups))
@@ -149,8 +155,9 @@ class SubscribingTests(SynchronousTestCase):
     def check(self, client):
         """Let the client read all there is, and compare."""
         client.drain()
-        self.server.turn()
-        client.drain()
+        while self.server.soon:
+            self.server.turn()
+            client.drain()
         client.check()
 
     def kinds(self, client):
@@ -175,6 +182,7 @@ class SubscribingTests(SynchronousTestCase):
         self.publish(40, "trade.a")
         client = Client(self.world, full=True)
         client.ask(*[client.subscription("trade.a", recover=0)] * 10)
+        self.server.turn()
         self.assertLess(client.session._backlog.replaying, 10_000)
         self.assertTrue(client.session.awaiting)
         self.assertEqual(client.protocol.state, client.protocol.STATE_OPEN)
@@ -242,6 +250,7 @@ class SubscribingTests(SynchronousTestCase):
             client.subscription("trade.b", recover=0),
             {"type": "subscriptions"},
         )
+        self.server.turn()
         self.replays.answer(0)
         self.publish(4, *CHANNELS)
         self.check(client)
@@ -254,6 +263,7 @@ class SubscribingTests(SynchronousTestCase):
         client = Client(self.world)
         client.ask(*(client.subscription(each, recover=0) for each in CHANNELS))
         for _ in range(MOST_CHANNELS):
+            self.server.turn()
             self.replays.answer(0)
         self.check(client)
         self.assertEqual([each["count"] for each in client.acks], [1, 2, 3, 3])
@@ -273,26 +283,41 @@ class SubscribingTests(SynchronousTestCase):
         self.check(client)
 
     def test_how_many_may_wait(self):
-        """64 requests, or fewer with very many channels; no more are taken then."""
+        """512 requests, or what limits.keptPerClient has room for; no more are taken then."""
         self.replays.late = True
         client = Client(self.world)
-        client.ask(client.subscription("trade.a", recover=0), *[{"type": "subscriptions"}] * 70)
+        client.ask(client.subscription("trade.a", recover=0), *[{"type": "subscriptions"}] * 515)
         written = client.transport.written
-        self.assertEqual(written.count(b'"code":"limit_exceeded"'), 6)
+        self.assertEqual(written.count(b'"code":"limit_exceeded"'), 4)
+        self.server.turn()
         self.replays.answer(0)
         self.check(client)
-        self.assertEqual(len(client.acks), 65)
+        self.assertEqual(len(client.acks), 512)
         many = {"type": "unsubscribe", "data": {"channels": [f"trade.{n}" for n in range(1000)]}}
-        client.ask(client.subscription("trade.a", recover=0), *[many] * 5)
+        self.server.context.max_kept = 300_000
+        client.subscribe("trade.a", recover=0)
+        client.ask(*[many] * 5)
         self.replays.answer(0)
         self.check(client)
-        self.assertEqual(len(client.acks), 65 + 1 + 3)
+        self.assertEqual(len(client.acks), 512 + 1 + 3)
+
+    def test_one_in_a_turn(self):
+        """However much a client asks for at once: others are served between two of its requests."""
+        client, other = Client(self.world), Client(self.world)
+        client.ask(*[{"type": "subscriptions"}] * 5)
+        for number in range(1, 6):
+            client.read()
+            self.assertEqual(len(client.acks), number)
+            other.protocol.dataReceived(frame('{"type":"ping"}'))
+            self.server.soon.pop(0)()
+        self.check(client)
 
     def test_the_end(self):
         """Answers that come after the end of the connection do nothing."""
         self.replays.late = True
         client = Client(self.world)
         client.ask(client.subscription("trade.a", recover=0), client.subscription("trade.b"))
+        self.server.turn()
         self.assertEqual(client.session.awaiting, 1)
         client.lose()
         self.assertEqual(client.session.awaiting, 0)
@@ -317,6 +342,7 @@ class SubscribingTests(SynchronousTestCase):
             self.publish(10, "trade.a")
             client = Client(self.world, full=unread)
             client.ask(*[client.subscription("trade.a", recover=0)] * 2)
+            self.server.turn()
             with mock.patch.object(self.server.hub, "resubscribe", side_effect=ZeroDivisionError):
                 if unread:
                     client.transport.full = False

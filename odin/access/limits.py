@@ -38,6 +38,15 @@ class RateLimit(NamedTuple):
             raise RateLimited("too many messages", wait)
         return earliest + 1.0 / rate
 
+    def charge(self, tat: float, count: int, now: float) -> float:
+        """The bucket after `count` more than were taken, which may be more than it holds.
+
+        The debt is a burst at most; who has one waits longer for the next.
+        """
+        if not self.rate:
+            return tat
+        return max(tat, now) + min(count, self.burst) / self.rate
+
 
 class AddressLimit:
     """New connections per second for each client address, bursts of one second's worth.

@@ -19,13 +19,14 @@ from odin.wire.messages import (
     FeedStatus,
     encode,
     feed_message,
-    feed_nonce,
     feed_prefix,
     feed_timestamp,
+    read_payload,
 )
-from odin.wire.subjects import covers, is_subject
+from odin.wire.subjects import PatternSet, covers, is_subject
 
 _MAX_CHANNELS: Final = 65_536
+_BROKERS_OWN: Final = ("$", "_INBOX", CONTROL)  # administration, answers, operators
 _LOG_EVERY_S: Final = 10
 
 
@@ -62,12 +63,14 @@ class Bridge:
         history: History,
         *,
         conflate: Iterable[str],
+        publishable: Iterable[str],
         control: Callable[[str, bytes], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
         meter: Meter,
     ) -> None:
         """`conflate`: patterns of the channels whose newest message is all that matters.
+        `publishable`: patterns of what clients may publish to, whatever their tokens permit.
         `control`: gets (what, payload) of operators' messages."""
         self.bus = bus
         self.history = history
@@ -85,6 +88,7 @@ class Bridge:
         self.relay: Callable[[str, bytes, int], None] | None = None  # each message sent, as it came
         self._hub = hub
         self._conflate = tuple(conflate)
+        self._publishable = PatternSet(publishable)
         self._control = control
         self._clock = clock
         self._wall = wall
@@ -121,18 +125,21 @@ class Bridge:
     def encoded(self, stored: Iterable[Stored]) -> list[Message]:
         """Messages of the bus's store as clients get them, without any state.
 
-        Of several with the same nonce the first, as in the feed; none that is malformed.
+        Of several of a channel with the same nonce the first, as in the feed; none that is
+        malformed.
         """
-        messages, nonces = [], set()
-        for subject, payload, offset in stored:
+        messages: list[Message] = []
+        nonces: set[tuple[str, str | int]] = set()
+        for subject, original, offset in stored:
             try:
-                nonce, is_object = feed_nonce(payload)
+                nonce, payload, is_object = read_payload(original)
                 channel = self._channel(subject)
             except (NotJSON, BadChannel):
                 continue
-            if nonce is not None and nonce in nonces:
-                continue
-            nonces.add(nonce)
+            if nonce is not None:
+                if (subject, nonce) in nonces:
+                    continue
+                nonces.add((subject, nonce))
             frame = text_frame(feed_message(channel.prefix, offset, payload, is_object))
             messages.append(Message(subject, offset, frame, channel.conflate))
         return messages
@@ -212,12 +219,12 @@ class Bridge:
     def _message(self, subject: str, payload: bytes, offset: int, now: float) -> Message | None:
         """A new message of the feed; None for a duplicate, and for what is malformed."""
         try:
-            nonce, is_object = feed_nonce(payload)
+            nonce, payload, is_object = read_payload(payload)
             channel = self._channels.get(subject) or self._channel(subject)
         except (NotJSON, BadChannel) as error:
             self._malformed(subject, str(error), now)
             return None
-        if nonce is not None and not self.nonces.add(nonce, now):
+        if nonce is not None and not self.nonces.add(subject, nonce, now):
             self.duplicates += 1
             return None
         self.offset = offset = offset or self.offset + 1
@@ -242,18 +249,21 @@ class Bridge:
     def publish(self, subject: str, payload: bytes) -> Deferred[Receipt | None]:
         """Put a client's message on the bus; where it is in the feed, if the bus knows.
 
+        The one place that says what clients, by WebSocket and by HTTP, may publish to: subjects of
+        the feed, and never what the broker or operators use.
+
         Raises, or fails with: BadChannel, Forbidden, NotJSON, Duplicate, Unavailable.
         """
         if not is_subject(subject):
             raise BadChannel(
                 "not a subject: tokens separated by dots, no wildcards, spaces or controls"
             )
-        nonce, _is_object = feed_nonce(payload)
-        if nonce is not None and self.nonces.seen(nonce, self._clock()):
+        if subject.startswith(_BROKERS_OWN) or not self._publishable.matches(subject):
+            raise Forbidden("this subject is none that clients may publish to")
+        nonce, _payload, _is_object = read_payload(payload)
+        if nonce is not None and self.nonces.seen(subject, nonce, self._clock()):
             self.duplicates += 1
             raise Duplicate("a message with this nonce was seen before")
-        if subject.startswith(CONTROL):
-            raise Forbidden("this subject is for operators, by the broker alone")
         return self.bus.publish(subject, payload)
 
     def _malformed(self, subject: str, why: str, now: float) -> None:

@@ -55,10 +55,10 @@ class Ring(msgspec.Struct):
 
 
 class Nonces(msgspec.Struct):
-    """The nonces that were seen: texts, numbers, digests."""
+    """The nonces that were seen, by channel: texts, numbers, digests."""
 
-    young: list[Any]
-    old: list[Any]
+    young: dict[str, list[Any]]
+    old: dict[str, list[Any]]
     turned_at: float
 
 

@@ -66,11 +66,11 @@ class Group:
 
     __slots__ = (
         "_batches", "_joining", "_look_at", "_taken", "batch", "behind", "cursor", "members",
-        "patterns", "pending", "sending", "sinks",
+        "patterns", "pending", "sending", "sinks", "text_size",
     )  # fmt: skip
 
     def __init__(self, patterns: frozenset[str], batches: Batches) -> None:
-        self.patterns = patterns
+        self.rename(patterns)
         self._batches = batches
         self.members: list[Recipient] = []
         self.sinks: list[Any] = []  # parallel to members
@@ -100,6 +100,11 @@ class Group:
         """The offset of the first message that waits; 0 if only notices do."""
         waiting = islice(self.pending, self._taken, None)
         return next((each.offset for each in waiting if each.offset), 0)
+
+    def rename(self, patterns: frozenset[str]) -> None:
+        """Be the group of these patterns."""
+        self.patterns = patterns
+        self.text_size = sum(map(len, patterns))  # characters
 
     def add(self, recipient: Recipient) -> None:
         """Take a recipient in; it gets what is published from now on."""

@@ -1,31 +1,61 @@
 """Subject -> the groups of clients that it concerns.
 
-Subjects without wildcards are found by one look-up, patterns by a trie of their tokens. A client
-costs O(k) in the number k of its patterns, and only when its group comes into being or ends.
+A pattern is one entry in one table, with wildcards or without. To find those of a subject, it is
+looked up as it is, and once for each *shape* that patterns of its length have: with `*` for some
+of its tokens, or cut off and ended by `>`.
+
+    a.b.c -> a.b.c, *.b.c, a.>    if there are patterns of the shapes "* at 0" and "> at 1"
+
+So a pattern costs its text and an entry, however many tokens it has; a subject of n tokens costs
+at most 2 ** (n + 1) look-ups, whatever the clients are subscribed to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from odin.delivery.batches import Batches
 from odin.delivery.group import Group, Recipient
+from odin.wire.subjects import is_wild
+
+_Shape = tuple[int, ...]  # where the tokens are `*`
 
 
-class _Node:
-    """One token of the wildcard patterns."""
-
-    __slots__ = ("children", "groups")
+class _Shapes:
+    """How many patterns there are of each shape, by their number of tokens."""
 
     def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.groups: dict[Group, None] = {}
+        self._counts: dict[int, dict[_Shape, int]] = {}
+
+    def change(self, tokens: list[str], by: int) -> None:
+        """Count the pattern of these tokens (1), or do so no more (-1)."""
+        shape = tuple(at for at, token in enumerate(tokens) if token == "*")
+        counts = self._counts.setdefault(len(tokens), {})
+        counts[shape] = counts.get(shape, 0) + by
+        if not counts[shape]:
+            del counts[shape]
+        if not counts:
+            del self._counts[len(tokens)]
+
+    def forms(self, tokens: list[str], end: str = "") -> list[str]:
+        """The subject of these tokens as patterns of each shape would have it."""
+        forms = []
+        for shape in self._counts.get(len(tokens), ()):
+            form = tokens.copy()
+            for at in shape:
+                form[at] = "*"
+            forms.append(".".join(form) + end)
+        return forms
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
 
 
 class Groups:
     """All groups, and which of them a subject concerns.
 
-    Subjects without wildcards are found by one dict look-up, patterns by a trie of their tokens;
-    the answer for a subject is remembered until a group with a matching pattern comes or goes.
+    The answer for a subject is remembered until a group with a matching pattern comes or goes. A
+    client costs O(k) in the number k of its patterns when its group comes into being or ends, and
+    O(what changes) when it changes the patterns of a group that it is alone in.
     """
 
     _MAX_ROUTES: Final = 65_536  # subjects remembered; publishers may invent any number
@@ -33,8 +63,9 @@ class Groups:
     def __init__(self) -> None:
         self.batches = Batches()
         self._by_patterns: dict[frozenset[str], Group] = {}
-        self._literal: dict[str, dict[Group, None]] = {}
-        self._wild = _Node()
+        self._index: dict[str, Group | dict[Group, None]] = {}  # pattern -> the one, or all
+        self._exact = _Shapes()
+        self._open = _Shapes()  # of what stands before the `>`
         self._routes: dict[str, tuple[Group, ...]] = {}
 
     def __iter__(self) -> Iterator[Group]:
@@ -49,9 +80,7 @@ class Groups:
         if route is None:
             if len(self._routes) >= self._MAX_ROUTES:
                 self._routes.clear()
-            found = dict(self._literal.get(subject, {}))
-            self._search(self._wild, subject.split("."), 0, found)
-            route = self._routes[subject] = tuple(found)
+            route = self._routes[subject] = tuple(self._search(subject))
         return route
 
     def join(self, recipient: Recipient, patterns: frozenset[str]) -> None:
@@ -59,9 +88,7 @@ class Groups:
         group = self._by_patterns.get(patterns)
         if group is None:
             group = self._by_patterns[patterns] = Group(patterns, self.batches)
-            for pattern in patterns:
-                self._groups_of(pattern)[group] = None
-                self._forget_route(pattern)
+            self._enter(group, patterns)
         group.add(recipient)
 
     def leave(self, recipient: Recipient, *, settle: bool = False) -> None:
@@ -72,54 +99,76 @@ class Groups:
         group.remove(recipient, settle=settle)
         if not len(group) and self._by_patterns.get(group.patterns) is group:
             del self._by_patterns[group.patterns]
-            for pattern in group.patterns:
-                self._drop(pattern, group)
-                self._forget_route(pattern)
+            self._withdraw(group, group.patterns)
+
+    def change(self, recipient: Recipient, patterns: frozenset[str]) -> None:
+        """Exchange the patterns of a recipient that is settled; see `Group.settle`."""
+        group = recipient.group
+        assert group is not None
+        if len(group) == 1 and patterns not in self._by_patterns:
+            del self._by_patterns[group.patterns]
+            self._withdraw(group, group.patterns - patterns)
+            self._enter(group, patterns - group.patterns)
+            group.rename(patterns)
+            self._by_patterns[patterns] = group
+        else:
+            self.leave(recipient)
+            self.join(recipient, patterns)
+
+    def _enter(self, group: Group, patterns: Iterable[str]) -> None:
+        index = self._index
+        for pattern in patterns:
+            there = index.get(pattern)
+            if there is None:
+                index[pattern] = group
+                if is_wild(pattern):
+                    self._change_shape(pattern, 1)
+            elif isinstance(there, dict):
+                there[group] = None
+            else:
+                index[pattern] = {there: None, group: None}
+            self._forget_route(pattern)
+
+    def _withdraw(self, group: Group, patterns: Iterable[str]) -> None:
+        index = self._index
+        for pattern in patterns:
+            there = index[pattern]
+            if isinstance(there, dict) and len(there) > 1:
+                del there[group]
+            else:
+                del index[pattern]
+                if is_wild(pattern):
+                    self._change_shape(pattern, -1)
+            self._forget_route(pattern)
+
+    def _change_shape(self, pattern: str, by: int) -> None:
+        tokens = pattern.split(".")
+        if tokens[-1] == ">":
+            self._open.change(tokens[:-1], by)
+        else:
+            self._exact.change(tokens, by)
 
     def _forget_route(self, pattern: str) -> None:
-        if _is_wild(pattern):
+        if is_wild(pattern):
             self._routes.clear()
         else:
             self._routes.pop(pattern, None)
 
-    def _groups_of(self, pattern: str) -> dict[Group, None]:
-        if not _is_wild(pattern):
-            return self._literal.setdefault(pattern, {})
-        node = self._wild
-        for token in pattern.split("."):
-            node = node.children.setdefault(token, _Node())
-        return node.groups
-
-    def _drop(self, pattern: str, group: Group) -> None:
-        if not _is_wild(pattern):
-            groups = self._literal[pattern]
-            del groups[group]
-            if not groups:
-                del self._literal[pattern]
-            return
-        path = [self._wild]
-        tokens = pattern.split(".")
-        for token in tokens:
-            path.append(path[-1].children[token])
-        del path[-1].groups[group]
-        for parent, token in zip(reversed(path[:-1]), reversed(tokens), strict=True):
-            child = parent.children[token]
-            if child.groups or child.children:
-                return
-            del parent.children[token]
-
-    def _search(self, node: _Node, tokens: list[str], at: int, found: dict[Group, None]) -> None:
-        rest = node.children.get(">")
-        if at == len(tokens):
-            found.update(node.groups)
-            return
-        if rest is not None:
-            found.update(rest.groups)
-        for token in (tokens[at], "*"):
-            child = node.children.get(token)
-            if child is not None:
-                self._search(child, tokens, at + 1, found)
-
-
-def _is_wild(pattern: str) -> bool:
-    return "*" in pattern or ">" in pattern
+    def _search(self, subject: str) -> dict[Group, None]:
+        """The groups of all patterns that match, of the shapes that there are."""
+        forms = [subject]
+        if self._exact or self._open:
+            tokens = subject.split(".")
+            forms += self._exact.forms(tokens)
+            if self._open:
+                forms += self._open.forms([], ">")
+                for end in range(1, len(tokens)):
+                    forms += self._open.forms(tokens[:end], ".>")
+        found: dict[Group, None] = {}
+        for pattern in forms:
+            there = self._index.get(pattern)
+            if isinstance(there, dict):
+                found.update(there)
+            elif there is not None:
+                found[there] = None
+        return found

@@ -110,8 +110,7 @@ class Hub(Service):
             return
         group.settle(session)
         if session.group is group and group.patterns != patterns:
-            self.groups.leave(session)
-            self.groups.join(session, patterns)
+            self.groups.change(session, patterns)
 
     def deliver(self, message: Message, arrived: float) -> None:
         """Send one encoded message to everybody subscribed to its channel.

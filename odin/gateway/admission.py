@@ -8,7 +8,7 @@ from odin.access.origins import OriginPolicy, TrustedProxies
 from odin.access.tokens import ANONYMOUS, Identity, TokenVerifier
 from odin.errors import HandshakeRefused, RateLimited, Unauthorized
 from odin.gateway import handshake
-from odin.wire.subjects import is_pattern, permitted
+from odin.wire.subjects import is_pattern, permission
 
 _RETRY_SOON: Final = (("Retry-After", "1"),)
 RETRY_LATER: Final = (("Retry-After", "5"),)
@@ -121,7 +121,7 @@ class Admissions:
             return None
         if not all(map(is_pattern, names)):
             raise HandshakeRefused(400, "bad_channel", "a channel is no subject or pattern")
-        if not all(permitted(identity.channels, each) for each in names):
+        if not all(map(permission(identity.channels), names)):
             raise HandshakeRefused(403, "forbidden", "the token does not permit a channel")
         if self._max_channels and len(set(names)) > self._max_channels:
             raise HandshakeRefused(400, "limit_exceeded", f"at most {self._max_channels} channels")

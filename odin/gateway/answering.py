@@ -1,10 +1,12 @@
-"""A client's requests are answered one after the other.
+"""A client's requests are answered one after the other, one in a turn of the reactor.
 
-    request -> take -> answer             nothing is under way: at once
-                    -> Line -> answer     when all requests before it have been carried out
+    request -> take -> answer             nothing is under way: at once, if it is cheap
+                    -> Line -> answer     in a later turn, when all before it have been carried out
 
 A request is carried out whole before the next one begins. One that waits for the broker holds back
-those behind it, and so does one that brings a replay while the client has not read the last.
+those behind it, and so does one that brings a replay while the client has not read the last. And
+each holds them back until the next turn. What is not cheap has to wait for a turn anyhow: in each
+the hub has some time for that, after the feed and whatever is cheap, however many clients ask.
 """
 
 from collections.abc import Callable
@@ -47,17 +49,18 @@ class Answering(Outflow):
         """Carry a request out; its reply, if that was not sent already. Raises: RequestError."""
         raise NotImplementedError
 
-    def take(self, request: AnyRequest) -> Reply | None:
+    def take(self, request: AnyRequest, *, cheap: bool, room: int) -> Reply | None:
         """Answer a request now, or when those before it have been carried out.
 
-        Raises: RequestError.
+        `room`: bytes that those that wait may take, but for the only one. Raises: RequestError.
         """
         line = self._line
         if line is None:
-            if self._may_begin(request):
-                return self.answer(request)
             line = self._begin_line()
-        line.add(request)
+            self._rest(line)
+            if cheap and self._may_begin(request):
+                return self.answer(request)
+        line.add(request, room)
         return None
 
     def caught_up(self, sink: Any) -> None:
@@ -94,22 +97,35 @@ class Answering(Outflow):
         self.awaiting += 1
         return line
 
+    def _rest(self, line: Line) -> None:
+        """Carry out no more in this turn."""
+        line.resting = True
+        self._context.hub.later(lambda: self._next_turn(line))
+
+    def _next_turn(self, line: Line) -> None:
+        if self._line is line:
+            line.resting = False
+            try:
+                self._go_on()
+            except Exception:
+                self._broken(Failure())
+
     def _end_line(self) -> None:
         if self._line is not None:
             self._line = None
             self.awaiting -= 1
 
     def _go_on(self) -> None:
-        """Carry out what waits, up to a request that has to wait itself."""
+        """Carry out the next request, if nothing holds it back."""
         line = self._line
-        while line is not None and line is self._line and not line.asking:
-            head = line.head
-            if head is None:
-                self._end_line()
-            elif self._may_begin(head):
-                self._carry_out(line.pop())
-            else:
-                return
+        if line is None or line.asking or line.resting:
+            return
+        head = line.head
+        if head is None:
+            self._end_line()
+        elif self._may_begin(head):
+            self._rest(line)
+            self._carry_out(line.pop())
 
     def _carry_out(self, request: AnyRequest) -> None:
         try:

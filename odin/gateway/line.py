@@ -4,20 +4,20 @@ from collections import deque
 from typing import Final
 
 from odin.errors import LimitExceeded
-from odin.wire.messages import AnyRequest, Auth, Subscribe, Unsubscribe
+from odin.gateway.costs import size
+from odin.wire.messages import AnyRequest
 
-MOST: Final = 64  # requests of one client
-_MOST_BYTES: Final = 256 << 10  # that they take, but for the only one
-_NAME_BYTES: Final = 64  # of a name, beside its characters
+_MOST: Final = 512  # requests of one client
 
 
 class Line:
     """Requests that wait for their turn; there is a line only while one is under way."""
 
-    __slots__ = ("_size", "_waiting", "asking")
+    __slots__ = ("_size", "_waiting", "asking", "resting")
 
     def __init__(self) -> None:
         self.asking = False  # whether the one before them waits for the broker
+        self.resting = False  # whether the one before them was carried out in this turn
         self._waiting: deque[AnyRequest] = deque()
         self._size = 0
 
@@ -26,24 +26,19 @@ class Line:
         """The next one; None if there is none."""
         return self._waiting[0] if self._waiting else None
 
-    def add(self, request: AnyRequest) -> None:
-        """Put a request behind the others. Raises: LimitExceeded."""
-        waiting, size = self._waiting, self._size + _size(request)
-        if len(waiting) >= MOST or (waiting and size > _MOST_BYTES):
+    def add(self, request: AnyRequest, room: int) -> None:
+        """Put a request behind the others, which may take `room` bytes, but for the only one.
+
+        Raises: LimitExceeded.
+        """
+        waiting, taken = self._waiting, self._size + size(request)
+        if len(waiting) >= _MOST or (waiting and taken > room):
             raise LimitExceeded("too many requests wait for the ones before them")
         waiting.append(request)
-        self._size = size
+        self._size = taken
 
     def pop(self) -> AnyRequest:
         """Take the next one out."""
         request = self._waiting.popleft()
-        self._size -= _size(request)
+        self._size -= size(request)
         return request
-
-
-def _size(request: AnyRequest) -> int:
-    """About how many bytes a request takes."""
-    if isinstance(request, Subscribe | Unsubscribe):
-        channels = request.data.channels
-        return sum(map(len, channels)) + _NAME_BYTES * len(channels)
-    return len(request.token) if isinstance(request, Auth) else 0

@@ -119,7 +119,7 @@ class Mover:
         return (
             isinstance(protocol, OdinProtocol)
             and self.may_move(session)
-            and not protocol.__dict__
+            and protocol.at_rest
             and not session.awaiting
             and not (session._backlog is not None and session._backlog.making)
             and _size_waiting(session, protocol.transport) <= _MOST_WAITING
@@ -267,14 +267,9 @@ class Mover:
     def _wake(self, protocol: Any) -> None:
         """Its next deadline: the pong that is awaited, the token, or a ping at a random time."""
         times = self._factory.times
-        if protocol.session is None or protocol.state != protocol.STATE_OPEN:
-            return
-        token_s = protocol.session.token_event()
-        wait_s = times.pong_s if protocol.pinged else random.random() * times.ping_interval_s
-        if token_s is not None:
-            wait_s = min(wait_s, token_s) if times.ping_interval_s else token_s
-        if protocol.state == protocol.STATE_OPEN and (times.ping_interval_s or token_s is not None):
-            self._factory.wheel.set(protocol, wait_s)
+        if protocol.session is not None and protocol.state == protocol.STATE_OPEN:
+            ping_s = random.random() * times.ping_interval_s
+            protocol.wait(times.pong_s if protocol.pinged else ping_s)
 
 
 def _size_waiting(session: Session, transport: Transport) -> int:

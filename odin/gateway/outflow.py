@@ -31,6 +31,9 @@ class Outlet(Protocol):
     def close(self, code: CloseCode, reason: str) -> None:
         """Begin the closing handshake; nothing but the close frame is written from now on."""
 
+    def look_again(self) -> None:
+        """Ask for `token_event` at the next tick: the token is another one."""
+
 
 class Tally(Protocol):
     """What all clients of a server have in common here."""

@@ -12,7 +12,6 @@ from odin.errors import (
     BadChannel,
     Forbidden,
     NotJSON,
-    RateLimited,
     RequestError,
     Unauthorized,
 )
@@ -39,7 +38,6 @@ from odin.wire.messages import (
     TokenExpiring,
     Unsubscribe,
     decode_request,
-    request_id,
 )
 from odin.wire.subjects import is_subject, permitted
 
@@ -49,9 +47,6 @@ if TYPE_CHECKING:
 _CAPABILITIES: Final = ("price-updates", "trade-notifications", "market-stats")
 _WARN_BEFORE_S: Final = 60  # tokenExpiring before the token ends
 _GRACE_S: Final = 25  # and time after it to refresh, before 4401
-_OFFENCE_WINDOW_S: Final = 10
-_MALFORMED_LIMIT: Final = 5  # in the window, then 1008
-_REFUSED_LIMIT: Final = 20  # rate-limit refusals in the window, then 4429
 
 
 class Publisher(Protocol):
@@ -79,13 +74,15 @@ class Context:
         heartbeat_interval_ms: int,
         max_message_bytes: int,
         max_channels: int,
+        max_kept: int,
         max_pending: int,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         auth_failed: Callable[[str], None],
     ) -> None:
-        """`max_channels`: subscriptions per client, 0 = any number. `max_pending`: bytes that
-        may wait for one. Clocks in seconds."""
+        """`max_channels`: subscriptions per client, 0 = any number. `max_kept`: bytes that they
+        and the requests of one client may take, `max_pending`: that may wait for it. Clocks in
+        seconds."""
         self.hub = hub
         self.bridge = bridge
         self.replays = replays
@@ -95,6 +92,7 @@ class Context:
         self.heartbeat_interval_ms = heartbeat_interval_ms
         self.max_message_bytes = max_message_bytes
         self.max_channels = max_channels
+        self.max_kept = max_kept
         self.max_pending = max_pending
         self.monotonic = monotonic
         self.wall = wall
@@ -125,7 +123,7 @@ class Session(Subscriber):
     once, when the connection is lost or its close frame goes out.
     """
 
-    __slots__ = ("_offences", "_tat", "_warned", "number", "opened_at")
+    __slots__ = ("_warned", "number", "opened_at")
 
     _context: Context
 
@@ -133,8 +131,6 @@ class Session(Subscriber):
         super().__init__(context, identity)
         self.number = 0
         self.opened_at = 0.0
-        self._tat = 0.0
-        self._offences: tuple[tuple[str, float], ...] = ()  # (kind, when)
         self._warned = False
 
     @property
@@ -183,14 +179,14 @@ class Session(Subscriber):
         """One whole text message of the client, valid UTF-8, within the size limit."""
         context = self._context
         context.received += 1
-        if not self._take_token(text):
+        if not self._pay(text):
             return
         try:
             request = decode_request(text)
         except RequestError as error:
             self._refuse(error, error.request_id)
-            if isinstance(error, NotJSON) and self._offends("malformed", _MALFORMED_LIMIT):
-                self._close(CloseCode.POLICY, "bad_messages", "too many that are no JSON object")
+            if isinstance(error, NotJSON):
+                self._malformed()
             return
         try:
             reply = _ANSWERS[type(request)](self, request)
@@ -202,10 +198,6 @@ class Session(Subscriber):
 
     def answer(self, request: AnyRequest) -> Reply | None:
         return _IN_TURN[type(request)](self, request)
-
-    def control_frame(self) -> None:
-        """A ping, an unasked pong or an empty fragment: they count in the rate limit, too."""
-        self._take_token()
 
     def token_event(self) -> float | None:
         """Warn before the token ends, close after its grace; seconds until there is more to do."""
@@ -288,27 +280,6 @@ class Session(Subscriber):
 
         answer.addBoth(there)
 
-    def _take_token(self, text: bytes = b"") -> bool:
-        """Count one message in the rate limit; False if it must not be served."""
-        context = self._context
-        if not context.rate.rate:
-            return True
-        try:
-            self._tat = context.rate.take(self._tat, context.monotonic())
-        except RateLimited as error:
-            self._refuse(error, request_id(text))
-            if self._offends("rate", _REFUSED_LIMIT):
-                self._close(CloseCode.RATE_LIMITED, "rate_limited", "back off")
-            return False
-        return True
-
-    def _offends(self, kind: str, limit: int) -> bool:
-        """Remember an offence; whether there were `limit` of its kind in the last seconds."""
-        now = self._context.monotonic()
-        since = now - _OFFENCE_WINDOW_S
-        self._offences = (*(each for each in self._offences if each[1] > since), (kind, now))
-        return sum(each[0] == kind for each in self._offences) >= limit
-
     def _close(self, code: CloseCode, word: str, text: str) -> None:
         self.close(code, close_reason(word, text))
 
@@ -327,7 +298,7 @@ _IN_TURN: Final[_Answers] = {
     Subscriptions: Session._subscriptions,
     Auth: Session._auth,
 }
-_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session.take) | {
+_ANSWERS: Final[_Answers] = dict.fromkeys(_IN_TURN, Session._take) | {
     Ping: Session._ping,
     Heartbeat: Session._heartbeat,
     Publish: Session._publish,

@@ -15,7 +15,8 @@ from odin.access.tokens import Identity
 from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
 from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
-from odin.gateway.answering import Answering, Shared
+from odin.gateway.costs import size_of_names
+from odin.gateway.paying import Paying, Terms
 from odin.wire.messages import (
     Rejection,
     Reply,
@@ -26,9 +27,9 @@ from odin.wire.messages import (
     Unsubscribe,
     UnsubscriptionAck,
 )
-from odin.wire.subjects import EVERYTHING, is_pattern, permitted
+from odin.wire.subjects import EVERYTHING, is_pattern, permission
 
-_MIN_NAMES_PER_REQUEST: Final = 1024
+_NO_PATTERN: Final = "not a subject or pattern (a.b, a.*, a.>), at most 255 bytes and 16 tokens"
 _EVERYTHING: Final = frozenset((EVERYTHING,))
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -50,7 +51,7 @@ class Feed(Protocol):
     offset: int
 
 
-class Surroundings(Shared, Protocol):
+class Surroundings(Terms, Protocol):
     """What subscriptions need of it."""
 
     @property
@@ -59,12 +60,9 @@ class Surroundings(Shared, Protocol):
     def bridge(self) -> Feed: ...
     @property
     def replays(self) -> Replays: ...
-    @property
-    def max_channels(self) -> int:
-        """Subscriptions per client, 0 = any number."""
 
 
-class Subscriber(Answering):
+class Subscriber(Paying):
     """A client and its subscriptions. Its methods answer requests that `take` has let through."""
 
     __slots__ = ("_explicit", "identity")
@@ -77,7 +75,6 @@ class Subscriber(Answering):
         self.identity = identity
 
     def _subscribe(self, request: Subscribe) -> None:
-        self._check_number_of_names(request.data.channels)
         subscribed, rejected = self._sorted(request.data.channels)
         recover = request.data.recover
         found = None
@@ -135,7 +132,6 @@ class Subscriber(Answering):
             self.play(context.replays.snapshot(frozenset(subscribed)))
 
     def _unsubscribe(self, request: Unsubscribe) -> Reply:
-        self._check_number_of_names(request.data.channels)
         current = self._patterns()
         gone = [each for each in dict.fromkeys(request.data.channels) if each in current]
         remaining = current.difference(gone)
@@ -153,8 +149,7 @@ class Subscriber(Answering):
         self.identity = identity
         patterns = self._default()
         if self._explicit:
-            kept = (each for each in self._patterns() if permitted(identity.channels, each))
-            patterns = frozenset(kept)
+            patterns = frozenset(filter(permission(identity.channels), self._patterns()))
         self._context.hub.resubscribe(self, patterns)
 
     def _default(self) -> frozenset[str]:
@@ -162,42 +157,50 @@ class Subscriber(Answering):
         channels = self.identity.channels
         return _EVERYTHING if channels is None else frozenset(channels)
 
-    def _patterns(self) -> frozenset[str]:
-        """What it gets."""
-        return self.group.patterns if self.group is not None else _NOTHING
-
     def _own_patterns(self) -> frozenset[str]:
         """What it subscribed to itself; the first subscription replaces the default."""
         return self._patterns() if self._explicit else _NOTHING
 
     def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
         """(channels to subscribe to, refusals of the others)."""
-        wanted = set(self._own_patterns())
+        own = self._own_patterns()
+        room = _Room(len(own), self._kept() if own else 0, self._context)
+        may_see = permission(self.identity.channels)
         subscribed: dict[str, None] = {}
         rejected = []
         for channel in channels:
             try:
-                self._check_channel(channel, 0 if channel in wanted else len(wanted) + 1)
+                if not is_pattern(channel):
+                    raise BadChannel(_NO_PATTERN)
+                if not may_see(channel):
+                    raise Forbidden("the token does not permit this channel")
+                if channel not in own and channel not in subscribed:
+                    room.take(channel)
             except RequestError as error:
                 rejected.append(
                     Rejection(channel=channel[:255], code=error.code, message=str(error))
                 )
             else:
-                wanted.add(channel)
                 subscribed[channel] = None
         return list(subscribed), rejected
 
-    def _check_number_of_names(self, channels: list[str]) -> None:
-        most = max(_MIN_NAMES_PER_REQUEST, self._context.max_channels)
-        if len(channels) > most:
-            raise LimitExceeded(f"at most {most} channels in one request")
 
-    def _check_channel(self, channel: str, count: int) -> None:
-        """Raises: BadChannel, Forbidden, LimitExceeded. `count`: subscriptions it would make."""
-        if not is_pattern(channel):
-            raise BadChannel("not a subject or pattern (a.b, a.*, a.>), at most 255 bytes")
-        if not permitted(self.identity.channels, channel):
-            raise Forbidden("the token does not permit this channel")
-        limit = self._context.max_channels
-        if limit and count > limit:
-            raise LimitExceeded(f"at most {limit} channels per client")
+class _Room:
+    """How many more subscriptions a client may have."""
+
+    def __init__(self, count: int, size: int, context: Terms) -> None:
+        """`count`, `size`: of those that it has."""
+        self._context = context
+        self._count = count
+        self._size = size
+
+    def take(self, channel: str) -> None:
+        """Count one more. Raises: LimitExceeded."""
+        most, most_bytes = self._context.max_channels, self._context.max_kept
+        size = self._size + size_of_names(1, len(channel))
+        if most and self._count >= most:
+            raise LimitExceeded(f"at most {most} channels per client")
+        if size > most_bytes:
+            raise LimitExceeded(f"the names of a client's channels take {most_bytes} bytes at most")
+        self._count += 1
+        self._size = size

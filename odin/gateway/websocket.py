@@ -36,7 +36,7 @@ from odin.wire.frames import PING
 CLOSE_TIMEOUT_S: Final = 5  # for the peer's close frame, and for the last bytes to leave
 ECHO_MAX_BYTES: Final = 16 << 20
 _LATE_S: Final = 0.02
-_TINY_FRAGMENT: Final = 16  # bytes; smaller continuation frames count in the rate limit
+_SMALL_FRAGMENT: Final = 1024  # bytes; smaller fragments count in the rate limit
 _REASON_WORDS: Final = {
     CloseCode.PROTOCOL_ERROR: "protocol_error",
     CloseCode.INVALID_PAYLOAD: "invalid_payload",
@@ -95,7 +95,7 @@ class OdinProtocol(OpeningProtocol):
                 self._ping = _ALIVE
             self.feed(data)
         elif state == self.STATE_CLOSING:
-            self.feed(data)
+            self.seek_close(data)
         elif state == self.STATE_CONNECTING and not self._refused:
             self.opening(data)
 
@@ -160,6 +160,12 @@ class OdinProtocol(OpeningProtocol):
         if self.state == self.STATE_OPEN and self._attached():
             self.sendCloseFrame(int(code), reason.encode())
 
+    def look_again(self) -> None:
+        if self.state == self.STATE_OPEN:
+            if self._ping == _PINGED:
+                self._ping = _ALIVE  # due before the pong has to be there
+            self.factory.wheel.set(self, 0.0)
+
     # -- from the wheel
 
     def due(self) -> None:
@@ -189,19 +195,33 @@ class OdinProtocol(OpeningProtocol):
         token_s = self.session.token_event()
         if self.state != self.STATE_OPEN:
             return  # the token had ended
-        next_s = times.ping_interval_s
-        if next_s and self._ping != _NOTHING:
+        wait_s = times.ping_interval_s
+        if wait_s and self._ping != _NOTHING:
             self._ping = _NOTHING
-            next_s = max(next_s - times.pong_s, 0.0)
-        elif next_s and (token_s is None or token_s > times.pong_s):
+            wait_s = max(wait_s - times.pong_s, 0.0)
+        elif wait_s and (token_s is None or token_s > times.pong_s):
             self._ping = _PINGED
             self.transport.write(PING)
-            next_s = times.pong_s
-        if token_s is not None and self._ping != _PINGED:
-            # the ping waits for the token's moment, which must not wait for a pong
-            next_s = min(next_s, token_s) if times.ping_interval_s else token_s
-        if times.ping_interval_s or token_s is not None:
-            self.factory.wheel.set(self, next_s)
+            wait_s = times.pong_s
+        self._wait(wait_s, token_s)
+
+    def wait(self, wait_s: float) -> None:
+        """Be due in `wait_s` seconds, unless there are no pings, or earlier for the token."""
+        assert self.session is not None
+        token_s = self.session.token_event()
+        if self.state == self.STATE_OPEN:
+            self._wait(wait_s, token_s)
+
+    def _wait(self, wait_s: float, token_s: float | None) -> None:
+        pings = self.factory.times.ping_interval_s > 0
+        if token_s is not None and (token_s <= wait_s or not pings):
+            wait_s = token_s
+            if self._ping == _PINGED:
+                self._ping = _ALIVE  # due before the pong has to be there
+        if pings or token_s is not None:
+            self.factory.wheel.set(self, wait_s)
+        else:
+            self.factory.wheel.clear(self)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         if self.state == self.STATE_CONNECTING:
@@ -223,8 +243,7 @@ class OdinProtocol(OpeningProtocol):
         self._wskey = admission.key
         self._admission = admission
         self.succeedHandshake(admission.protocol)
-        if self.state == self.STATE_OPEN and not (self.data or self.current_frame):
-            self.rest()
+        self.parsed()
 
     # -- from Autobahn, and from the lane
 
@@ -237,15 +256,13 @@ class OdinProtocol(OpeningProtocol):
         session.open(self, self.transport.sink, admission.channels)
         if self._answer:
             self.write(b"")
-        token_s = session.token_event()
-        waits = [each for each in (factory.times.ping_interval_s, token_s) if each]
-        if waits and self.state == self.STATE_OPEN:
-            factory.wheel.set(self, min(waits))
-        elif self.state == self.STATE_OPEN:
-            factory.wheel.clear(self)
+        self.wait(factory.times.ping_interval_s)
 
     def _session(self, admission: Admission) -> Session:
         return Session(self.factory.context, admission.identity)
+
+    def later(self, step: Callable[[], None]) -> None:
+        self.factory.context.hub.later(step)
 
     def text(self, payload: bytes) -> None:
         if self.session is None:
@@ -260,7 +277,12 @@ class OdinProtocol(OpeningProtocol):
     def pong(self) -> None:
         if self._ping == _ALIVE:
             self._ping = _PONGED
-        elif self.session is not None:
+        else:
+            self._count()
+
+    def _count(self) -> None:
+        """What is no message counts in the rate limit, too."""
+        if self.state == self.STATE_OPEN and self.session is not None:
             self.session.control_frame()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -274,12 +296,11 @@ class OdinProtocol(OpeningProtocol):
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
-        if length < _TINY_FRAGMENT and self.current_frame.opcode == 0 and self.session is not None:
-            self.session.control_frame()
+        if length < _SMALL_FRAGMENT and not self.current_frame.fin:
+            self._count()
 
     def onPing(self, payload: bytes) -> None:
-        if self.session is not None:
-            self.session.control_frame()
+        self._count()
         self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:

@@ -11,7 +11,7 @@ from odin import loading
 from odin.bus.connecting import publish_once
 from odin.config import Nats, uses_memory_bus
 from odin.errors import ConfigError, NotJSON
-from odin.wire.messages import feed_nonce
+from odin.wire.messages import read_payload
 from odin.wire.subjects import is_subject
 
 _SETTINGS: Final = (
@@ -35,7 +35,7 @@ def main() -> None:
     if not is_subject(arguments.subject):
         parser.error(f"{arguments.subject!r} is not a subject")
     try:
-        feed_nonce(payload)
+        read_payload(payload)
     except NotJSON as error:
         parser.error(str(error))
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # warns of TLS connections that end

@@ -262,19 +262,29 @@ encode = msgspec.json.Encoder().encode
 
 
 class _FeedHead(msgspec.Struct, gc=False):
-    """The one member of a publisher's object that Odin looks at."""
+    """What Odin looks at in a publisher's object.
+
+    No value is of the type of UNSET, so a member that is the server's own is an error, however it
+    is spelled: this costs other messages 0.03 us, a look at the members 0.06 us.
+    """
 
     nonce: Any = None
+    channel: msgspec.UnsetType = msgspec.UNSET
+    offset: msgspec.UnsetType = msgspec.UNSET
+    snapshot: msgspec.UnsetType = msgspec.UNSET
 
 
+_OWN: Final = frozenset(("channel", "offset", "snapshot"))  # said by the server alone
 _decode_feed_head = msgspec.json.Decoder(_FeedHead).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
-    """(nonce or None, is an object) of a publisher's payload, which is checked on the way.
+def read_payload(payload: bytes) -> tuple[str | int | None, bytes, bool]:
+    """(nonce or None, what clients get of it, is an object) of a publisher's payload.
 
-    Strictly one JSON text in UTF-8; 0.8 us for 200 bytes, against 1.6 us for a full decode (the
-    members are walked, but no objects made of them).
+    It is checked on the way: strictly one JSON text in UTF-8; 0.8 us for 200 bytes, against 1.6 us
+    for a full decode (the members are walked, but no objects made of them). Clients get all of it,
+    but for members that are the server's own.
 
     Raises: NotJSON.
     """
@@ -282,12 +292,24 @@ def feed_nonce(payload: bytes) -> tuple[str | int | None, bool]:
         payload.decode()  # the walk skips strings without looking at their UTF-8
         nonce = _decode_feed_head(payload).nonce
     except msgspec.ValidationError:
-        _check(payload)
-        return None, payload.lstrip()[:1] == b"{"
+        return _read_odd(payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
     kind = type(nonce)  # not isinstance: true and false are ints to Python
-    return nonce if kind is int or (kind is str and nonce) else None, True
+    return nonce if kind is int or (kind is str and nonce) else None, payload, True
+
+
+def _read_odd(payload: bytes) -> tuple[str | int | None, bytes, bool]:
+    """`read_payload` of what is no object, or has members that are the server's own; rare."""
+    try:
+        members = _decode_members(payload)
+    except msgspec.ValidationError:
+        _check(payload)
+        return None, payload, False
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise NotJSON("payload is not JSON in UTF-8") from None
+    kept = (encode(name) + b":" + raw for name, raw in members.items() if name not in _OWN)
+    return read_payload(b"{%b}" % b",".join(kept))
 
 
 class _Timed(msgspec.Struct, gc=False):
@@ -307,7 +329,7 @@ def feed_timestamp(message: bytes) -> float | None:
 
 
 def _check(payload: bytes) -> None:
-    """Look at all of a payload that is no object, or has an odd nonce; rare. Raises: NotJSON.
+    """Look at all of a payload that is no object; rare. Raises: NotJSON.
 
     By the standard library: msgspec stops at the first thing that is not as expected.
     """

@@ -4,11 +4,11 @@ Rules: https://docs.nats.io/nats-concepts/subjects - tokens separated by dots, `
 whole token, `>` as the last token for one or more.
 """
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 MAX_BYTES: Final = 255
+MAX_TOKENS: Final = 16  # of a name that a client may use; the feed's own subjects may have more
 EVERYTHING: Final = ">"
 
 _Node = dict[str, Any]
@@ -17,14 +17,14 @@ _END: Final = ""  # no token
 
 def is_subject(subject: str) -> bool:
     """Whether a message can be published on `subject`: no wildcards, no empty token."""
-    return _well_formed(subject) and "*" not in subject and ">" not in subject
+    return _well_formed(subject) and not is_wild(subject)
 
 
 def is_pattern(pattern: str) -> bool:
     """Whether a client may name `pattern` in a subscription: a subject, or one with wildcards."""
     if not _well_formed(pattern):
         return False
-    if "*" not in pattern and ">" not in pattern:
+    if not is_wild(pattern):
         return True
     tokens = pattern.split(".")
     last = len(tokens) - 1
@@ -76,7 +76,7 @@ class PatternSet:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         unique = patterns if isinstance(patterns, frozenset) else frozenset(patterns)
-        wild = [each for each in unique if "*" in each or ">" in each]
+        wild = list(filter(is_wild, unique))
         self.literals = unique.difference(wild) if wild else unique
         self._tree: _Node = {}  # token -> what may follow; _END -> the pattern that ends there
         for pattern in wild:
@@ -126,8 +126,23 @@ class PatternSet:
 
 
 def permitted(allowed: tuple[str, ...] | None, pattern: str) -> bool:
-    """Whether one of the `allowed` patterns covers `pattern`; None allows everything."""
-    return allowed is None or _compiled(allowed).covers(pattern)
+    """Whether one of the `allowed` patterns covers `pattern`; None allows everything.
+
+    For one name. For many of them see `permission`.
+    """
+    if allowed is None or pattern in allowed:
+        return True
+    return any(covers(each, pattern) for each in allowed if is_wild(each))
+
+
+def permission(allowed: tuple[str, ...] | None) -> Callable[[str], bool]:
+    """`permitted` for many names."""
+    return PatternSet(allowed).covers if allowed is not None else _anything
+
+
+def is_wild(pattern: str) -> bool:
+    """Whether a pattern has wildcards."""
+    return "*" in pattern or ">" in pattern
 
 
 def reduced(patterns: Iterable[str]) -> list[str]:
@@ -137,16 +152,16 @@ def reduced(patterns: Iterable[str]) -> list[str]:
     return [each for each in unique if not compiled.covered_by_another(each)]
 
 
-@lru_cache(maxsize=64)
-def _compiled(patterns: tuple[str, ...]) -> PatternSet:
-    """For the many names of one request, which are permitted by the same token."""
-    return PatternSet(patterns)
+def _anything(_name: str) -> bool:
+    return True
 
 
 def _well_formed(subject: str) -> bool:
     if not subject or len(subject.encode(errors="replace")) > MAX_BYTES:
         return False
     if subject[0] == "." or subject[-1] == "." or ".." in subject:
+        return False
+    if subject.count(".") >= MAX_TOKENS:
         return False
     # isprintable() is False for controls, separators other than the space, and surrogates
     return subject.isprintable() and " " not in subject

@@ -267,9 +267,18 @@ class ControlTests(NatsTestCase):
             self.assertEqual(wire.upgrade(f"Authorization: Bearer {token}\r\n").status, status)
 
     def test_not_for_clients(self) -> None:
-        """Nobody publishes on a control subject through Odin."""
-        odin = self.joined(self.broker().url)
-        self.assertEqual(odin.publish("odin.control.disconnect", {"userId": "a"}).status, 403)
+        """Through Odin nobody publishes to anything but the feed: not to the broker itself."""
+        folder = tempfile.mkdtemp()
+        odin = self.joined(self.broker("-js", "-sd", folder).url, **STREAM)
         client = self.client(odin=odin, token=sign(publish=[">"]))
-        request = {"type": "publish", "channel": "odin.control.disconnect", "data": {}}
-        self.assertEqual(client.ask(request)["code"], "forbidden")
+        for subject in (
+            "odin.control.disconnect", "$JS.API.STREAM.PURGE.FEED", "$JS.API.STREAM.DELETE.FEED",
+            "_INBOX.x", "odin.other", "not.ours",
+        ):  # fmt: skip
+            self.assertEqual(odin.publish(subject, {}).status, 403, subject)
+            request = {"type": "publish", "channel": subject, "data": {}}
+            self.assertEqual(client.ask(request)["code"], "forbidden", subject)
+        epoch = client.welcome["epoch"]
+        for offset in (1, 2):
+            reply = client.ask({"type": "publish", "channel": TRADE, "data": {"n": offset}})
+            self.assertEqual((reply["offset"], reply["epoch"]), (offset, epoch))

@@ -4,7 +4,7 @@ import json
 
 from tests.integration.harness import MEMORY, OdinTestCase, sign
 
-SUBJECT = "odin.token.BTC.price"
+SUBJECT, TRADE = "odin.token.BTC.price", "odin.trades.BTC"
 
 
 class PublishTests(OdinTestCase):
@@ -64,6 +64,25 @@ class PublishTests(OdinTestCase):
         for name, (subject, body, token, status, code) in cases.items():
             self.assertEqual(self.post(subject, body, token), (status, code), name)
 
+    def test_members_of_the_server(self) -> None:
+        """The channel and the offset that clients read are the server's, whatever is published."""
+        client = self.client("/ws?channels=odin.trades.*", token=sign(publish=[TRADE]))
+        body = b'{"n":1,"channel":"odin.token.BTC.price","off\\u0073et":9007199254740991}'
+        self.assertEqual(self.post(TRADE, body, sign(publish=[TRADE])), (202, "accepted"))
+        client.send(f'{{"type":"publish","channel":"{TRADE}","data":{body.decode()}}}')
+        messages = [each for each in (client.receive() for _ in "123") if "type" not in each]
+        self.assertEqual([(each["channel"], each["n"]) for each in messages], [(TRADE, 1)] * 2)
+        self.assertLess(messages[1]["offset"], 1000)
+
+    def test_nonce_of_another_channel(self) -> None:
+        """What one publishes on a channel takes no nonce away from another one."""
+        client, token = self.client("/ws?channels=odin.trades.*"), sign(publish=["odin.trades.*"])
+        for each, answer in (("A", "accepted"), ("B", "accepted"), ("A", "accepted")):
+            body = json.dumps({"nonce": "shared", "n": each}).encode()
+            self.assertEqual(self.post(f"odin.trades.{each}", body, token), (202, answer))
+        self.post(TRADE, b'{"n":"end"}', token)
+        self.assertEqual([client.receive()["n"] for _ in "123"], ["A", "B", "end"])
+
     def test_challenge(self) -> None:
         """401 says how to authenticate, 403 does not."""
         path = f"/publish?subject={SUBJECT}"
@@ -116,6 +135,30 @@ class PublishTests(OdinTestCase):
         self.assertEqual(wire.response().status, 100)
         wire.send(b"{}")
         self.assertEqual(wire.response().status, 202)
+
+
+class PublishSubjectsTests(OdinTestCase):
+    """With subjects configured for those who publish through Odin."""
+
+    environment = {"NATS_PUBLISH_SUBJECTS": "odin.trades.*,>"}
+
+    def test_never(self) -> None:
+        """The broker's and the operators' own are never published to, whatever is configured."""
+        client = self.client(token=sign(publish=[">"]))
+        for subject in ("$JS.API.INFO", "$SYS.x", "_INBOX.x", "odin.control.disconnect"):
+            self.assertEqual(self.odin.publish(subject, {}).status, 403, subject)
+            request = {"type": "publish", "channel": subject, "data": {}}
+            self.assertEqual(client.ask(request)["code"], "forbidden", subject)
+        self.assertEqual(self.odin.publish("my.own", {}).status, 202)
+
+    def test_only(self) -> None:
+        """Where they are narrower than a token, they decide."""
+        odin = self.start(*MEMORY, NATS_PUBLISH_SUBJECTS="odin.trades.*")
+        client = self.client(odin=odin, token=sign(publish=[">"]))
+        for subject, code, kind in ((SUBJECT, 403, "error"), (TRADE, 202, "publish_ack")):
+            self.assertEqual(odin.publish(subject, {}).status, code)
+            request = {"type": "publish", "channel": subject, "data": {}}
+            self.assertEqual(client.ask(request)["type"], kind)
 
 
 class LargeMessageTests(OdinTestCase):
