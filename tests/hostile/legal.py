@@ -305,7 +305,8 @@ class Search(Crowded):
             victim.forget()
             cpu_s = victim.cpu_s
             client.pour(request.data, 5)
-            client.drain(0.1)
+            while client.drain(0.15):
+                pass
             victim.quiet()
             tries.append((victim.cpu_s - cpu_s, victim.longest_turn_s()))
             client.close()
