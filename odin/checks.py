@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any, Final
 
-from odin.access.tokens import ASYMMETRIC, HMAC
+from odin.access.origins import origin_problem
+from odin.access.tokens import ASYMMETRIC, HMAC, can_sign
 from odin.bus import addresses, files
 from odin.config import Auth, Config, uses_memory_bus, worker_count
 from odin.errors import BadFile
@@ -35,6 +36,8 @@ def check(config: Config, refuse: Refuse) -> None:
         refuse("nats.jetstream.stream", config.nats.jetstream.stream, "needs a broker: nats.url")
     if config.metrics.metrics_path == config.websocket.path:
         refuse("metrics.metricsPath", config.metrics.metrics_path, "is taken by another endpoint")
+    if auth.jwt_secret and not can_sign(auth.jwt_secret):
+        refuse("auth.jwtSecret", auth.jwt_secret, "is a public key or no text, not a secret")
     if auth.require_auth and config.production:
         _check_secret(auth, refuse)
     if not uses_memory_bus(config):
@@ -58,6 +61,13 @@ def _networks(values: Iterable[str]) -> Problem:
     return None
 
 
+def _origins(values: Iterable[str]) -> Problem:
+    for each in values:
+        if why := origin_problem(each):
+            return each, why
+    return None
+
+
 def _algorithms(values: Iterable[str]) -> Problem:
     known = HMAC | ASYMMETRIC
     bad = [each for each in values if each not in known]
@@ -73,6 +83,11 @@ def _servers(value: str) -> Problem:
     return (value, why) if why else None  # all of it: alone, a part of a secret may not look so
 
 
+def _web(value: str) -> Problem:
+    fine = not value or value.lower().startswith(("http://", "https://"))
+    return None if fine else (value, "an http or https URL")
+
+
 _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.url": _servers,
     "nats.subjects": _patterns,
@@ -80,7 +95,9 @@ _ALONE: Final[dict[str, Callable[[Any], Problem]]] = {
     "nats.jetstream.subjects": _patterns,
     "delivery.conflate": _patterns,
     "server.trustedProxies": _networks,
+    "websocket.allowedOrigins": _origins,
     "auth.algorithms": _algorithms,
+    "auth.jwksUrl": _web,
     "websocket.path": _path,
     "metrics.metricsPath": _path,
 }

@@ -86,7 +86,7 @@ def admissions_of(
         path=config.websocket.path,
         echo_path=ECHO_PATH if config.echo else None,
         origins=origins,
-        proxies=TrustedProxies(config.server.trusted_proxies),
+        proxies=TrustedProxies(config.server.trusted_proxies, config.server.proxy_header),
         addresses=_addresses(config, place),
         verifier=verifier,
         require_auth=config.auth.require_auth,

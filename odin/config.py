@@ -39,6 +39,7 @@ class Server(Section, frozen=True, kw_only=True):
     max_message_bytes: Bytes = field(name="maxMessageSize", default=65_536)
     shutdown_timeout_s: Seconds = field(name="shutdownTimeout", default=10)
     trusted_proxies: tuple[str, ...] = ()
+    proxy_header: Annotated[str, Meta(pattern="^(X-Forwarded-For|Forwarded)$")] = "X-Forwarded-For"
     node: str = ""
     workers: Annotated[int, Meta(ge=0, le=32)] | Literal["auto"] = 0
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin.access.limits import AddressLimit, RateLimit
-from odin.access.origins import OriginPolicy, TrustedProxies
+from odin.access.origins import OriginPolicy, TrustedProxies, origin_problem
 from odin.access.tokens import Identity, TokenVerifier, issue, load_public_key
 from odin.errors import RateLimited, Unauthorized
 
@@ -78,20 +78,98 @@ class OriginTests(SynchronousTestCase):
                 policy = OriginPolicy(**options, production=production)
                 self.assertEqual(policy.allows("http://evil.example", "a"), not production)
 
-    def test_proxies(self):
-        """(peer, X-Forwarded-For, Forwarded) -> client, with 10/8 trusted"""
-        proxies = TrustedProxies(["10.0.0.0/8"])
-        for peer, xff, forwarded, client in (
-            ("1.2.3.4", "9.9.9.9", None, "1.2.3.4"),
-            ("10.0.0.1", None, None, "10.0.0.1"),
-            ("10.0.0.1", "9.9.9.9", None, "9.9.9.9"),
-            ("10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.2", None, "9.9.9.9"),
-            ("10.0.0.1", "9.9.9.9, nonsense", None, "10.0.0.1"),
-            ("10.0.0.1", None, 'for=6.6.6.6, for="[2001:db8::1]:80";proto=http', "2001:db8::1"),
-            ("10.0.0.1", "9.9.9.9:1234", None, "9.9.9.9"),
-        ):
-            self.assertEqual(proxies.client(peer, xff, forwarded), client)
+    def test_listed(self):
+        """A listed origin counts in every spelling; what no browser sends cannot be listed."""
+        policy = OriginPolicy(
+            check=True, allowed=["HTTPS://b.example:443/", "http://b.example:8080"], production=True
+        )
+        for origin, allowed in (
+            ("https://b.example", True), ("https://b.example:443", True), ("http://b.example", False),
+            ("http://b.example:8080", True), ("https://b.example:8443", False),
+        ):  # fmt: skip
+            self.assertEqual(policy.allows(origin, "a.example"), allowed, origin)
+        for good in (
+            "*", "null", "https://b.example:443", "http://[::1]:5173", "chrome-extension://abc",
+            "https://xn--bcher-kva.example/", "http://b:1",
+        ):  # fmt: skip
+            self.assertIsNone(origin_problem(good), good)
+        for bad in (
+            "app.example.com", "b.example:443", "https://*.b.example", "https://b.example/app",
+            "https://b.example?x", "https://me@b.example", "https://", "https://b.example:x", "",
+            "https://b\u00fccher.example", "http://a b", "http://[::1",
+        ):  # fmt: skip
+            self.assertIsNotNone(origin_problem(bad), bad)
+
+    def test_names(self):
+        """Where addresses are trusted, a page that came by a name must be listed (DNS rebinding)."""
+        policy = OriginPolicy(
+            check=True, allowed=["http://listed.example:3002"], production=False, named=False
+        )
+        for host, proxied, allowed in (
+            ("evil.example:3002", False, False), ("myhost:3002", False, False),
+            ("listed.example:3002", False, True), ("public.example", True, True),
+            ("localhost:3002", False, True), ("app.localhost:3002", False, True),
+            ("127.0.0.1:3002", False, True), ("192.0.2.7:3002", False, True),
+            ("[::1]:3002", False, True), ("127.0.0.1.evil.example", False, False),
+        ):  # fmt: skip
+            got = policy.allows(f"http://{host}", host, proxied=proxied)
+            self.assertEqual(got, allowed, host)
+        self.assertTrue(policy.allows(None, "myhost:3002"))  # no browser: curl
+
+
+class ProxyTests(SynchronousTestCase):
+    def check(self, header, rows, networks=("10.0.0.0/8",)):
+        proxies = TrustedProxies(networks, header)
+        for peer, xff, forwarded, client in rows:
+            given = {"x-forwarded-for": xff, "forwarded": forwarded}
+            headers = {name: value for name, value in given.items() if value is not None}
+            self.assertEqual(proxies.client(peer, headers), client, (peer, xff, forwarded))
+
+    def test_forwarded_for(self):
+        """(peer, X-Forwarded-For, Forwarded) -> client; nobody looks at Forwarded."""
+        self.check(
+            "X-Forwarded-For",
+            (
+                ("1.2.3.4", "9.9.9.9", None, "1.2.3.4"),
+                ("10.0.0.1", None, None, "10.0.0.1"),
+                ("10.0.0.1", "9.9.9.9", None, "9.9.9.9"),
+                ("10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.2", None, "9.9.9.9"),
+                ("10.0.0.1", "9.9.9.9, nonsense", None, "10.0.0.1"),
+                ("10.0.0.1", "9.9.9.9:1234", None, "9.9.9.9"),
+                ("10.0.0.1", "9.9.9.9", "for=6.6.6.6", "9.9.9.9"),
+                ("10.0.0.1", None, "for=6.6.6.6", "10.0.0.1"),
+                ("10.0.0.1", "", None, "10.0.0.1"),
+                ("/run/odin.sock", "9.9.9.9", None, "/run/odin.sock"),
+                ("", "9.9.9.9", None, ""),
+            ),
+        )
         self.assertRaises(ValueError, TrustedProxies, ["nonsense"])
+
+    def test_forwarded(self):
+        """The same with Forwarded; nobody looks at X-Forwarded-For."""
+        self.check(
+            "Forwarded",
+            (
+                ("10.0.0.1", None, 'for=6.6.6.6, for="[2001:db8::1]:80";proto=http', "2001:db8::1"),
+                ("10.0.0.1", "6.6.6.6", "For=9.9.9.9", "9.9.9.9"),
+                ("10.0.0.1", "6.6.6.6", None, "10.0.0.1"),
+                ("10.0.0.1", None, "for=6.6.6.6, proto=https", "10.0.0.1"),
+                ("10.0.0.1", None, "for=6.6.6.6, for=_hidden", "10.0.0.1"),
+                ("10.0.0.1", None, 'x="for=6.6.6.6, for=9.9.9.9', "9.9.9.9"),
+            ),
+        )
+
+    def test_mapped_addresses(self):
+        """An IPv4 address that IPv6 maps is that address: peer, hop and network."""
+        rows = (
+            ("::ffff:10.0.0.1", "9.9.9.9", None, "9.9.9.9"),
+            ("::ffff:10.0.0.1", "::ffff:9.9.9.9, ::ffff:10.0.0.2", None, "9.9.9.9"),
+            ("10.0.0.1", "[::ffff:9.9.9.9]:80", None, "9.9.9.9"),
+            ("::ffff:1.2.3.4", "9.9.9.9", None, "1.2.3.4"),
+        )
+        self.check("X-Forwarded-For", rows)
+        self.check("X-Forwarded-For", rows, ("::ffff:10.0.0.0/104",))
+        self.check("X-Forwarded-For", (("::ffff:1.2.3.4", None, None, "1.2.3.4"),), ())
 
 
 class TokenTests(SynchronousTestCase):

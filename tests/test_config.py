@@ -90,7 +90,11 @@ class ConfigTests(SynchronousTestCase):
             ("LIMITS_MESSAGE_BURST", "0", "limits.messageBurst", ">= 1"),
             ("NATS_SUBJECTS", "a..b", "nats.subjects", "NATS subject"),
             ("SERVER_TRUSTED_PROXIES", "x", "server.trustedProxies", "network"),
+            ("SERVER_PROXY_HEADER", "X-Real-IP", "server.proxyHeader", "X-Forwarded-For|Forwarded"),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "b.example", "websocket.allowedOrigins", "https://app."),
+            ("WEBSOCKET_ALLOWED_ORIGINS", "https://*.b", "websocket.allowedOrigins", "wildcards"),
             ("AUTH_ALGORITHMS", "HS1", "auth.algorithms", "HS256"),
+            ("AUTH_JWKS_URL", "file:///etc/keys", "auth.jwksUrl", "https"),
             ("WEBSOCKET_PATH", "/health", "websocket.path", "taken"),
             ("NATS_URL", "nats://b:99999", "nats.url", "65535"),
             ("NATS_URL", "htp://x", "nats.url", "NATS server"),
@@ -161,6 +165,17 @@ class ConfigTests(SynchronousTestCase):
         self.assertTrue(self.load(environment=base | {"JWT_SECRET": GOOD}).production)
         self.load(environment=base | {"AUTH_JWT_PUBLIC_KEY": "k.pem"})
         self.load(environment={"ODIN_ENV": "production"})
+
+    def test_no_secret(self):
+        """What no token can be signed with stops the start, not the first token."""
+        for secret in (
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDn me@here",
+            '{"kty":"oct","k":"AAAA"}',
+            "half a surrogate \udcff and 32 bytes and more",
+        ):
+            error = self.refused("auth.jwtSecret", environment={"JWT_SECRET": secret})
+            self.assertNotIn(secret, error)
 
     def test_secret_file(self):
         """A secret may stand in a file of its own."""

@@ -26,7 +26,6 @@ class FarewellTests(SynchronousTestCase):
         frame("y" * 126, fin=False),
         frame("z" * 70_000, 0),
         frame(b"q" * 130, 9),  # too long for a control frame
-        frame(b"e" * 130, 8),  # so not a close frame either
         frame("rsv", rsv=7),
         frame("x", 3),
         b"\x81\x05hello",
@@ -64,6 +63,14 @@ class FarewellTests(SynchronousTestCase):
             (1000, frame(b"\x03\xe8" + b"r" * 123, 8, rsv=4)),
         ):
             self.assertEqual(Farewell(0).find(data), code, data)
+
+    def test_a_close_frame_that_is_too_long(self):
+        """It is one all the same, once it is over."""
+        data = frame(b"\x03\xe8" * 100, 8)
+        for at in range(1, len(data)):
+            farewell = Farewell(0)
+            self.assertIsNone(farewell.find(data[:at]))
+            self.assertEqual(farewell.find(data[at:] + frame("x")), NO_STATUS)
 
     def test_too_much_is_announced(self):
         """A payload that will not end in time is not waited for."""

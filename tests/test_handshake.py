@@ -18,7 +18,7 @@ class HandshakeTests(SynchronousTestCase):
         for old, new in (
             (b"Upgrade: websocket", b"UPGRADE:   WebSocket "),
             (b"Connection: Upgrade", b"connection: keep-alive, upgrade"),
-            (b"Host: localhost", b"Host: localhost\r\nX-Name: caf\xe9\tx"),
+            (b"Host: localhost", b"Host: localhost\r\nX-Name: caf\xe9\x9f\tx"),
             (b"Host: localhost", b"Host: localhost\r\nContent-Length: 0"),
         ):
             key = self.check(head().replace(old, new))

@@ -222,6 +222,18 @@ class MovingTests(MovingTestCase):
         self.assertIsNotNone(peers[0].session.outlet)
         self.assertIsNone(peers[1].session)
 
+    def test_a_token_before_an_awaited_pong(self):
+        """The moment of the token is not the deadline of the pong."""
+        peer = self.come()
+        for server in (self.old, self.new):
+            server.advance(25.5)
+        expires_at = int(self.new.clock.seconds()) + 63
+        peer.session.identity = Identity("u", expires_at=expires_at)
+        self.move(peer)
+        self.new.advance(5)
+        self.assertIsNotNone(peer.session)
+        self.assertIn(b"tokenExpiring", peer.read())
+
     def test_compression(self):
         """What was negotiated goes on: the same parameters, and messages are understood."""
         peer = self.come(DEFLATE)

@@ -3,6 +3,7 @@
 import jwt
 from twisted.trial.unittest import SynchronousTestCase
 
+from odin.access.tokens import Identity
 from odin.wire.codes import CloseCode
 from tests.connections import SECRET, Server, frame, head
 
@@ -46,13 +47,26 @@ class HeadTests(SynchronousTestCase):
         self.assertIn(b"101 Switching", peer.read())
         peer.say(type="ping", id=1)
         self.assertEqual(peer.messages()[-1]["id"], 1)
-        self.assertIsNone(peer.transport.producer)
+        self.assertTrue(peer.transport.reading)
 
     def test_frames_behind_the_head(self):
         """Frames that came in the same read as the head are not lost."""
         peer = self.server.connect()
         peer.send(head() + frame('{"type":"ping","id":5}'))
         self.assertIn(b'"id":5', peer.read())
+
+    def test_a_fragment_behind_the_head(self):
+        """The same for a message of which only the first fragment is there, or half of one."""
+        for rest in (
+            [frame('{"type":"pi', fin=False), frame('ng","id":5}', 0)],
+            [frame('{"type":"pi', fin=False), frame("", 0, fin=False) + frame('ng","id":5}', 0)],
+            [frame('{"type":"ping","id":5}')[:9], frame('{"type":"ping","id":5}')[9:]],
+        ):
+            peer = self.server.connect()
+            peer.send(head() + rest[0])
+            peer.send(*rest[1:])
+            self.assertIn(b'"id":5', peer.read())
+            self.assertTrue(peer.protocol.at_rest)
 
     def test_refusals(self):
         """Each bad handshake gets its own status."""
@@ -199,15 +213,25 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(self.peer.close_code()[0], 4429)
 
     def test_unasked_pongs_and_fragments_count(self):
-        """So are unasked pongs and tiny fragments."""
+        """So are unasked pongs and small fragments, the first of a message, too."""
         for flood in (
             [frame(b"x", 10)] * 40,
             [frame(b"", 10)] * 40,
             [frame("x", fin=False)] + [frame("", 0, fin=False)] * 40,
+            [frame("x", fin=False)] + [frame("x" * 16, 0, fin=False)] * 40,
+            [frame("x", fin=False)] + [frame("x" * 1023, 0, fin=False)] * 40,
+            [frame("{", fin=False) + frame("}", 0)] * 30,
         ):
             peer = self.server.open()
             peer.send(*flood)
             self.assertEqual(peer.close_code()[0], 4429)
+
+    def test_large_fragments_are_free(self):
+        """A message may come in fragments of a sensible size, the last one of any."""
+        parts = [frame(" " * 1024, fin=False), *[frame(" " * 1024, 0, fin=False)] * 60]
+        for _ in range(5):
+            self.peer.send(*parts, frame('{"type":"ping","id":1}', 0))
+            self.assertEqual([each["id"] for each in self.peer.messages()], [1])
 
     def test_token_runs_out(self):
         """A client is warned 60 s before its token ends, and closed with 4401 after the grace."""
@@ -227,6 +251,40 @@ class LifeTests(SynchronousTestCase):
             peer.send(frame(b"", 10))
         expected = b'{"type":"tokenExpiring","expiresAt":%d}' % (now + 100)
         self.assertEqual((messages, code), ([expected], 4401))
+
+    def test_a_token_that_comes_later(self):
+        """It is looked at, whatever the interval of the pings: warned of at once, and ended."""
+        for interval_s in (0, 25):
+            server = Server()
+            server.factory.times = server.factory.times._replace(ping_interval_s=interval_s)
+            peer = server.open()
+            session, told = peer.protocol.session, []
+            ends_at = int(server.clock.seconds()) + 30
+            session.identity = Identity(user_id="u", expires_at=ends_at)
+            session.outlet.look_again()
+            for _ in range(120):
+                server.advance(0.5)
+                left_s = ends_at - server.clock.seconds()
+                for opcode, payload in peer.frames():
+                    told += [(left_s, payload)] if opcode != 9 else []
+                    peer.send(frame(b"", 10) if opcode == 9 else b"")
+            (warned_s, warning), (closed_s, end) = told
+            self.assertEqual(warning, b'{"type":"tokenExpiring","expiresAt":%d}' % ends_at)
+            self.assertEqual(int.from_bytes(end[:2]), 4401)
+            self.assertEqual((warned_s, closed_s), (29.5, -25.5))
+
+    def test_a_token_while_a_pong_is_awaited(self):
+        """Its moment is not the deadline of the pong; who is silent is found all the same."""
+        self.server.advance(26)
+        self.assertTrue(self.peer.protocol.pinged)
+        session, now = self.peer.protocol.session, int(self.server.clock.seconds())
+        session.identity = Identity(user_id="u", expires_at=now + 62)
+        session.outlet.look_again()
+        self.server.advance(5)
+        self.assertIsNone(self.peer.ended)
+        self.assertIn(b"tokenExpiring", self.peer.read())
+        self.server.advance(45)
+        self.assertEqual(self.peer.ended, "aborted")
 
     def test_echo(self):
         """/echo is the same protocol, sending back what it gets."""

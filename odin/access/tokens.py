@@ -5,8 +5,10 @@ its own kind of key only, so that a public key can never be taken for an HMAC se
 required; every refusal looks the same from outside.
 """
 
+import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import jwt
@@ -47,8 +49,10 @@ ANONYMOUS: Final = Identity(user_id="")
 class TokenVerifier:
     """Checks tokens against the configured keys.
 
-    `public_keys` holds keys by their `kid`; the empty kid is the one for tokens without. They can
-    be replaced while running (a JWKS document that changed).
+    `public_keys` holds keys by their `kid`; one with the empty kid is for tokens whose kid is not
+    known, and for those without. `fetched_keys` are the same, of a JWKS document: the only one of
+    it is for tokens without kid, too. They are replaced when the document changes, and those that
+    are configured stay beside them.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class TokenVerifier:
         issuer: str = "",
     ) -> None:
         self._secret = secret
-        self.public_keys: Mapping[str, Any] = public_keys or {}
+        self._public_keys: Mapping[str, Any] = public_keys or {}
+        self.fetched_keys: Mapping[str, Any] = {}
         self._algorithms = frozenset(algorithms)
         self._audience = audience or None
         self._issuer = issuer or None
@@ -81,16 +86,7 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(token)
             algorithm = str(header.get("alg"))
-            key = self._key(algorithm, header.get("kid"))
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=_LEEWAY_S,
-                options={"require": ["exp"], "verify_aud": self._audience is not None},
-            )
+            claims = self._claims(token, algorithm, self._keys(algorithm, header.get("kid")))
         except jwt.ExpiredSignatureError:
             raise Unauthorized("expired") from None
         except jwt.ImmatureSignatureError:
@@ -111,19 +107,45 @@ class TokenVerifier:
             raise Unauthorized("revoked")
         return identity
 
-    def _key(self, algorithm: str, kid: Any) -> Any:
-        """The key for a token, by its algorithm's kind. Raises: Unauthorized."""
+    def _keys(self, algorithm: str, kid: Any) -> list[Any]:
+        """The keys that may have signed a token, one or two. Raises: Unauthorized."""
         if algorithm not in self._algorithms:
             raise Unauthorized("wrong_algorithm")
         if algorithm in HMAC:
             if not self._secret:
                 raise Unauthorized("wrong_algorithm")
-            return self._secret
-        keys = self.public_keys
-        key = keys.get(kid if isinstance(kid, str) else "") or keys.get("")
-        if key is None:
+            return [self._secret]
+        name, fetched, configured = (
+            kid if isinstance(kid, str) else "",
+            self.fetched_keys,
+            self._public_keys,
+        )
+        found = [keys.get(name) or keys.get("") for keys in (fetched, configured)]
+        if not name and len(fetched) == 1:
+            found[0] = next(iter(fetched.values()))
+        keys = [each for each in found if each is not None]
+        if not keys:
             raise Unauthorized("unknown_key")
-        return key
+        return keys
+
+    def _claims(self, token: str, algorithm: str, keys: list[Any]) -> dict[str, Any]:
+        """What a token says, if one of the keys has signed it. Raises: jwt.PyJWTError, .."""
+        *others, last = keys
+        for key in others:
+            with suppress(jwt.InvalidSignatureError, jwt.InvalidKeyError, TypeError):
+                return self._decoded(token, algorithm, key)
+        return self._decoded(token, algorithm, last)
+
+    def _decoded(self, token: str, algorithm: str, key: Any) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=_LEEWAY_S,
+            options={"require": ["exp"], "verify_aud": self._audience is not None},
+        )
 
 
 def _identity(claims: Mapping[str, Any]) -> Identity:
@@ -133,12 +155,11 @@ def _identity(claims: Mapping[str, Any]) -> Identity:
         raise Unauthorized("malformed")
     if not isinstance(user_id, str) or not user_id:
         raise Unauthorized("missing_claim")
-    channels = claims.get("channels")
     identity = Identity(
         user_id=user_id,
         username=_text(claims.get("username")),
         role=_text(claims.get("role")),
-        channels=None if channels is None else _patterns(channels),
+        channels=_patterns(claims["channels"]) if "channels" in claims else None,
         publish=_patterns(claims.get("publish") or ()),
         expires_at=int(expires_at),
         token_id=_text(claims.get("jti")),
@@ -162,6 +183,15 @@ def _patterns(value: Any) -> tuple[str, ...]:
     return tuple(reduced(value))
 
 
+def can_sign(secret: str) -> bool:
+    """Whether tokens can be signed with `secret`: PyJWT takes none that looks like a public key."""
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except (jwt.InvalidKeyError, UnicodeError):
+        return False
+    return True
+
+
 def load_public_key(pem: str) -> Any:
     """The public key in a PEM text, made once so that no handshake parses it.
 
@@ -172,13 +202,28 @@ def load_public_key(pem: str) -> Any:
     return load_pem_public_key(pem.encode())
 
 
-def fetch_public_keys(url: str, timeout_s: float = 10) -> dict[str, Any]:
-    """The signing keys of a JWKS document by `kid`. Blocks: call it in a thread.
+def keys_of(document: bytes) -> dict[str, Any]:
+    """The public keys for signatures in a JWKS document (RFC 7517) by their `kid`.
 
-    Raises: jwt.PyJWTError.
+    Keys of another kind, and those that cannot be used, are left out, and so are all but the first
+    of those without a kid, which has the empty one.
+
+    Raises: ValueError, if there are none.
     """
-    client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=timeout_s)
-    return {str(each.key_id or ""): each.key for each in client.get_signing_keys()}
+    try:
+        entries = json.loads(document)["keys"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError("it is none") from None
+    keys: dict[str, Any] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        with suppress(jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+            key = jwt.PyJWK.from_dict(entry)
+            if key.algorithm_name in ASYMMETRIC and key.public_key_use in ("sig", None):
+                kid = key.key_id
+                keys.setdefault(kid if isinstance(kid, str) else "", key.key)
+    if not keys:
+        raise ValueError("it has no usable keys")
+    return keys
 
 
 def issue(identity: Identity, secret: str, lifetime_s: int) -> tuple[str, int]:

@@ -68,7 +68,8 @@ class Admissions:
         if house.full:
             raise HandshakeRefused(503, "full", "no room", RETRY_LATER)
         headers = head.headers
-        if not self._origins.allows(headers.get("origin"), headers["host"]):
+        proxied = "x-forwarded-for" in headers or "forwarded" in headers
+        if not self._origins.allows(headers.get("origin"), headers["host"], proxied=proxied):
             raise HandshakeRefused(403, "origin", "this Origin may not connect")
         if self._addresses.active:
             self._count(head, peer())
@@ -81,10 +82,7 @@ class Admissions:
 
     def _count(self, head: handshake.RequestHead, peer: str) -> None:
         """Count the connection for the client's address. Raises: HandshakeRefused."""
-        headers = head.headers
-        address = self._proxies.client(
-            peer, headers.get("x-forwarded-for"), headers.get("forwarded")
-        )
+        address = self._proxies.client(peer, head.headers)
         try:
             self._addresses.take(address, self._clock())
         except RateLimited as error:

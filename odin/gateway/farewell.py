@@ -17,11 +17,12 @@ class Farewell:
     announces too many, it is `hopeless`: what the client sends need not be read any more.
     """
 
-    __slots__ = ("_bytes", "_frames", "_kept", "_skip")
+    __slots__ = ("_bytes", "_ends", "_frames", "_kept", "_skip")
 
     def __init__(self, skip: int) -> None:
         """`skip`: how much of a payload that has begun is still to come."""
         self._skip = skip
+        self._ends = False  # with what is skipped: a close frame that is too long for one
         self._kept = b""
         self._frames = MOST_FRAMES
         self._bytes = MOST_BYTES
@@ -39,7 +40,7 @@ class Farewell:
         data = self._kept + data
         self._kept = b""
         at, size = self._skip, len(data)
-        while size - at >= 2:
+        while size - at >= 2 and not self._ends:
             length, mask_at = data[at + 1] & 0x7F, at + 2
             if length > _LONGEST:
                 extended = 2 if length == _LONGEST + 1 else 8
@@ -52,10 +53,13 @@ class Farewell:
                 if payload_at + length > size:
                     break
                 return _code(data[mask_at:payload_at], data[payload_at : payload_at + length])
+            self._ends = data[at] & 0x0F == _CLOSE
             at = payload_at + length
             self._frames -= 1
             if self._frames < 0:
                 return None
+        if self._ends and at <= size:
+            return NO_STATUS
         if at < size:
             self._kept, self._skip = data[at:], 0
         else:

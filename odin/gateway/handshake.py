@@ -1,7 +1,7 @@
-"""The opening handshake: one HTTP request head, read strictly. Pure.
+"""One HTTP request head, read strictly: of an opening handshake, or of a plain request. Pure.
 
 RFC 6455 4.2 and RFC 9112. Everything that a proxy in front could read in another way is refused
-with 400: folded lines, a second Host, a body with the upgrade, an absolute target.
+with 400: folded lines, a second Host, a body with the upgrade, two lengths, an absolute target.
 """
 
 import base64
@@ -18,6 +18,9 @@ MAX_LINE_BYTES: Final = 8192
 MAX_HEADERS: Final = 100
 END: Final = b"\r\n\r\n"
 
+_MAX_ARGUMENTS: Final = 64  # in a query
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # and above 0x7f is text (RFC 9110 5.5)
+_LENGTH: Final = re.compile(r"[0-9]{1,15}\Z")
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _ONCE: Final = frozenset(
     ("host", "origin", "authorization", "upgrade", "sec-websocket-key", "sec-websocket-version")
@@ -41,7 +44,20 @@ class RequestHead(NamedTuple):
 
     @property
     def query(self) -> dict[str, list[str]]:
-        return parse_qs(self.target.partition("?")[2], max_num_fields=64)
+        return parse_qs(self.target.partition("?")[2], max_num_fields=_MAX_ARGUMENTS)
+
+    @property
+    def persistent(self) -> bool:
+        """Whether another request may follow on the connection. (HTTP/1.0 never asks for it.)"""
+        return self.version == "HTTP/1.1" and "close" not in _tokens(
+            self.headers.get("connection", "")
+        )
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits to be told to send the body."""
+        expected = self.headers.get("expect", "").lower() == "100-continue"
+        return expected and self.version == "HTTP/1.1"
 
     def wants_websocket(self) -> bool:
         return "websocket" in _tokens(self.headers.get("upgrade", ""))
@@ -73,7 +89,7 @@ def parse_head(block: bytes) -> RequestHead:
     # one decode for all: 5 us less than line by line; latin-1 is what RFC 9110 5.5 allows
     text = block[: -len(END)].decode("latin-1")
     lines = text.split("\r\n")
-    if not text.isprintable() and not all(map(_is_clean, lines)):
+    if not text.isprintable() and any(map(_CONTROL.search, lines)):
         raise _bad("a control character in the head")
     request_line = lines[0].split(" ")
     if len(request_line) != 3 or not _NAME.match(request_line[0]) or not lines[0].isascii():
@@ -105,10 +121,7 @@ def check_upgrade(head: RequestHead) -> str:
         raise HandshakeRefused(405, "bad_request", "use GET", (("Allow", "GET"),))
     if head.version != "HTTP/1.1":
         raise HandshakeRefused(505, "bad_request", "use HTTP/1.1")
-    if not head.target.startswith("/") or "#" in head.target:
-        raise _bad("the target must be a path")
-    if not headers.get("host"):
-        raise _bad("Host is missing")
+    _check_target(head)
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         raise _bad("a handshake has no body")
     if "upgrade" not in _tokens(headers.get("connection", "")):
@@ -128,6 +141,32 @@ def check_upgrade(head: RequestHead) -> str:
     if len(nonce) != 16:
         raise _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     return key
+
+
+def body_length(head: RequestHead) -> int | None:
+    """How long the body of a plain request is; None if it comes in chunks.
+
+    Raises: HandshakeRefused 400, 505.
+    """
+    headers = head.headers
+    if head.version not in ("HTTP/1.1", "HTTP/1.0"):
+        raise HandshakeRefused(505, "bad_request", "use HTTP/1.1")
+    _check_target(head)
+    if head.target.count("&") >= _MAX_ARGUMENTS:
+        raise _bad(f"more than {_MAX_ARGUMENTS} arguments")
+    for name in ("origin", "authorization"):
+        if not headers.get(name, "").isascii():
+            raise _bad(f"{name} is not ASCII")
+    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+    if coding is not None:
+        if length is not None or head.version != "HTTP/1.1" or coding.lower() != "chunked":
+            raise _bad("Transfer-Encoding must be chunked, without Content-Length")
+        return None
+    if length is None:
+        return 0
+    if not _LENGTH.match(length):
+        raise _bad("Content-Length must be one decimal number")
+    return int(length)
 
 
 def token_of(head: RequestHead) -> str | None:
@@ -166,6 +205,17 @@ def origin_host(origin: str) -> str:
         return origin[:100]
 
 
+def _check_target(head: RequestHead) -> None:
+    """What is asked for, and of whom. Raises: HandshakeRefused 400."""
+    if not head.target.startswith("/") or "#" in head.target:
+        raise _bad("the target must be a path")
+    host = head.headers.get("host")
+    if not host and head.version != "HTTP/1.0":
+        raise _bad("Host is missing")
+    if host and not host.isascii():
+        raise _bad("Host is not ASCII")
+
+
 def _query(head: RequestHead) -> dict[str, list[str]]:
     if "?" not in head.target:
         return {}
@@ -175,12 +225,8 @@ def _query(head: RequestHead) -> dict[str, list[str]]:
         raise _bad("malformed query") from None
 
 
-def _is_clean(line: str) -> bool:
-    return line.isprintable() or all(c.isprintable() or c in "\t\xa0\xad" for c in line)
-
-
 def _tokens(value: str) -> set[str]:
-    return {each.strip().lower() for each in value.split(",")}
+    return {each.strip(" \t").lower() for each in value.split(",")}
 
 
 def _bad(text: str) -> HandshakeRefused:

@@ -5,15 +5,13 @@ dictionary is empty, and everything Autobahn would keep per connection is answer
 soon as something is under way, Autobahn sets what it needs on the instance, and `rest` forgets it
 again afterwards. (Autobahn's own state is 9.7 KB a connection, an empty dictionary 64 bytes.)
 
-*Closing*, once our close frame is out, Autobahn's parser gets nothing any more, in the middle of a
-frame or not: a Farewell finds the client's close frame, and the rest of its state is let go.
-
 *The lane*: what a client sends to a connection at rest is nearly always one whole, small, masked
 text frame, or a pong. Those are decoded here, in one step; anything else, from its first odd byte
-on, goes to Autobahn's parser unchanged. (An echo 32.7 us by the parser, 7.3 us by the lane.)
+on, goes to Autobahn's parser unchanged (see `parsing`). (An echo 32.7 us by the parser, 7.3 us by
+the lane.)
 
-Leans on private names of autobahn.websocket.protocol: this module and `websocket`, held by
-tests/test_resting.py.
+Leans on private names of autobahn.websocket.protocol: this module, `parsing` and `websocket`, held
+by tests/test_resting.py.
 """
 
 from collections import deque
@@ -24,17 +22,11 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 
-from odin.gateway.farewell import Farewell
+from odin.gateway.parsing import BoundedProtocol
 
 _TEXT: Final = 0x81  # FIN, no RSV bits, opcode 1
 _PONG: Final = 0x8A
 _MASKED: Final = 0x80
-_PIECE: Final = 4096  # the parser copies all that is left of what it was given, for each frame
-_MOST_IN_A_TURN: Final = 128 << 10  # bytes of messages: a read of 4 KiB inflates to 2 MB (13 ms)
-_OUTCOME: Final = frozenset(
-    {"state", "closedByMe", "droppedByMe", "failedByMe", "localCloseCode", "remoteCloseCode",
-     "wasClean", "wasNotCleanReason"}
-)  # fmt: skip
 # not written into the class: mypy would take a literal for all there is, but there is __dict__
 _SLOTS: Final = ("_perMessageCompress", "transport")
 
@@ -74,7 +66,7 @@ class _MadeWhenUsed:
         return value
 
 
-class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn has no types
+class RestingProtocol(BoundedProtocol):
     """The server side of a WebSocket, open from the point of view of its class.
 
     A subclass calls `begin` when the connection is made, `feed` with what arrives while it is open,
@@ -126,9 +118,6 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
     autoPingPendingSent = None
     send_queue: Any = _MadeWhenUsed(deque)
     utf8validator: Any = _MadeWhenUsed(Utf8Validator)
-    _farewell: Farewell | None = None
-    _taken = 0  # bytes of messages in this turn
-    _put_off = False  # whether `data` waits for the next turn
 
     @classmethod
     def configured(cls, factory: Any, **overrides: Any) -> type[Any]:
@@ -180,59 +169,13 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         """An empty pong."""
         raise NotImplementedError
 
-    def later(self, step: Callable[[], None]) -> None:
-        """Do something in a turn to come."""
-        raise NotImplementedError
-
     def feed(self, data: bytes) -> None:
         """Bytes of an open connection."""
         if not self.__dict__:
             data = self._lane(data)
             if not data:
                 return
-        at = self._taken = 0
-        while at < len(data) and self.state == WebSocketProtocol.STATE_OPEN:
-            WebSocketProtocol._dataReceived(self, data[at : at + _PIECE])
-            at += _PIECE
-        self.parsed(data[at:])
-
-    def _go_on(self) -> None:
-        """The turn has come for which the rest of `data` was put off."""
-        if self.state != WebSocketProtocol.STATE_CLOSED:
-            self._put_off, self._taken = False, 0
-            cast("Any", self.transport).resumeProducing()
-            self.consumeData()
-            self.parsed()
-
-    def parsed(self, left: bytes = b"") -> None:
-        """Autobahn is through with what it got, but for what is `left`."""
-        if self.state == WebSocketProtocol.STATE_OPEN:
-            self.rest()
-        elif self.state == WebSocketProtocol.STATE_CLOSING:
-            self.seek_close(left)
-
-    def seek_close(self, data: bytes) -> None:
-        """Bytes of a closing connection: only the close frame in them is of interest."""
-        farewell = self._farewell
-        if farewell is None:
-            frame, data = self.current_frame, self.data + data
-            payload = 0 if frame is None else frame.length - self.current_frame_masker.pointer()
-            farewell = Farewell(payload)
-            kept = {name: value for name, value in self.__dict__.items() if name in _OUTCOME}
-            self.__dict__ = {**kept, "_farewell": farewell}
-            self._perMessageCompress = None
-        code = farewell.find(data)
-        if code is not None:
-            self.remoteCloseCode = code
-            self._both_closed()
-        elif farewell.hopeless:
-            # not dropped: the client has the time until the deadline to read our close frame
-            cast("Any", self.transport).pauseProducing()
-
-    def _both_closed(self) -> None:
-        """Our close frame is out, and theirs is here."""
-        self.wasClean = True
-        self.dropConnection(abort=True)
+        self.parse(data)
 
     def _lane(self, data: bytes) -> bytes:
         """Take the whole small frames at the front of `data`; returns what is left."""
@@ -266,48 +209,6 @@ class RestingProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
             if self.__dict__:
                 break  # the answer changed something: it closed, say
         return data[at:] if at else data
-
-    # -- overrides that stop Autobahn at the first error
-
-    def consumeData(self) -> None:
-        while self.state == WebSocketProtocol.STATE_OPEN and not self._put_off:
-            if not self.processData():
-                break
-            if self._taken >= _MOST_IN_A_TURN:
-                self._put_off = True
-                cast("Any", self.transport).pauseProducing()
-                self.later(self._go_on)
-
-    def _protocol_violation(self, reason: str) -> bool:
-        super()._protocol_violation(reason)
-        return True  # a header that is wrong stays in `data`, for the Farewell
-
-    def _invalid_payload(self, reason: str) -> bool:
-        super()._invalid_payload(reason)
-        return True
-
-    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool:
-        if super().onCloseFrame(code, reasonRaw):
-            self._both_closed()  # it is answered with 1002 or 1007, but it is a close frame
-        return False
-
-    # -- overrides that keep a message as one buffer, whatever pieces it comes in
-
-    def onMessageBegin(self, isBinary: bool) -> None:
-        self.message_is_binary = isBinary
-        self.message_data = bytearray()
-        self.message_data_total_length = 0
-
-    def onMessageFrameData(self, payload: bytes) -> None:
-        self.message_data += payload
-
-    def onMessageFrameEnd(self) -> None:
-        pass
-
-    def onMessageEnd(self) -> None:
-        payload, self.message_data = bytes(self.message_data), None
-        self._taken += len(payload)
-        self.onMessage(payload, self.message_is_binary)
 
     # -- overrides that save, or say, something
 

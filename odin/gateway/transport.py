@@ -68,6 +68,9 @@ class Listener(Protocol):
     def overflowed(self, pending: int) -> None:
         """More waits than `max_pending`. Called for each write while that is so."""
 
+    def half_closed(self) -> bool:
+        """The peer sends no more; whether the connection stays all the same."""
+
 
 class Transport(tcp.Server):
     """A server connection that writes through.
@@ -228,6 +231,11 @@ class Transport(tcp.Server):
         self.protocol.dataReceived(data)
         return None
 
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The reactor read the end; it reads no more of this connection."""
+        if not cast("Listener", self.protocol).half_closed():
+            self.connectionLost(reason)
+
     def writeSomeData(self, data: bytes) -> Any:
         """As tcp.Connection does it, whose limit is SEND_LIMIT."""
         try:
@@ -278,6 +286,17 @@ class Transport(tcp.Server):
 def waiting_in(transport: Any) -> int:
     """How many bytes wait in any of Twisted's TCP transports."""
     return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
+
+def turn_away(sock: socket.socket, answer: bytes) -> None:
+    """Answer before the request, and so that the answer is not lost in a reset; do not close."""
+    sock.setblocking(False)
+    try:
+        sock.send(answer)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(1 << 16)
+    except OSError:
+        pass
 
 
 def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
@@ -359,18 +378,8 @@ class Port(tcp.Port):
                 self._rest(_PAUSE_NONE_S)
                 return
             with sock:
-                self._refuse(sock)
+                turn_away(sock, self.factory.refusal())
 
     def _go_on(self) -> None:
         if self.connected:
             self.startReading()
-
-    def _refuse(self, sock: socket.socket) -> None:
-        """Answer before the request, and close so that the answer is not lost in a reset."""
-        sock.setblocking(False)
-        try:
-            sock.send(self.factory.refusal())
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(1 << 16)
-        except OSError:
-            pass

@@ -80,17 +80,15 @@ class PublishPage(JsonResource):
     def _check(self, request: Request, subject: str) -> None:
         """Raises: Unauthorized, Forbidden."""
         headers = request.requestHeaders
-        origins = headers.getRawHeaders("origin")
-        origin = origins[0] if origins else None
-        host = (headers.getRawHeaders("host") or [""])[0]
-        if not self._origins.allows(origin, host):
+        proxied = headers.hasHeader("x-forwarded-for") or headers.hasHeader("forwarded")
+        origin, host = _header(request, b"origin"), _header(request, b"host") or ""
+        if not self._origins.allows(origin, host, proxied=proxied):
             raise Forbidden("this Origin may not publish")
-        scheme, _, token = (headers.getRawHeaders("authorization") or [""])[0].partition(" ")
+        scheme, _, token = (_header(request, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer":
             token = ((request.args or {}).get(b"token") or [b""])[0].decode("ascii", "replace")
         if not token:
             peer = request.transport.getPeer() if request.transport is not None else None
-            proxied = headers.hasHeader("x-forwarded-for") or headers.hasHeader("forwarded")
             here = is_loopback(getattr(peer, "host", ""))
             if self._open_to_loopback and here and not proxied:
                 return
@@ -98,6 +96,12 @@ class PublishPage(JsonResource):
         identity = self._verifier.verify(token.strip())
         if not permitted(identity.publish, subject):
             raise Forbidden("the token does not permit publishing here")
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    """The first value of a header; any bytes, as RFC 9110 5.5 allows."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return values[0].decode("latin-1") if values else None
 
 
 def _position(place: Receipt | None) -> dict[str, Any]:

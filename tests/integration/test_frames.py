@@ -2,10 +2,12 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.clients import BINARY, CLOSE, PING, PONG, TEXT, frame
+from tests.integration.clients import BINARY, CLOSE, HANDSHAKE, PING, PONG, TEXT, Wire, frame
 from tests.integration.harness import OdinTestCase, eventually
 
 CONTINUATION = 0
@@ -114,6 +116,15 @@ class BrokenFrameTests(OdinTestCase):
             self.assertEqual(opcode, TEXT, name)
             self.assertIn('"nonce":"é€😀"', reply.decode(), name)
 
+    def test_behind_the_handshake(self) -> None:
+        """A first fragment may come with the handshake, and the rest of its message later."""
+        wire = self.wire()
+        wire.send(HANDSHAKE + "\r\n" + frame(TEXT, b'{"type":"pi', fin=False).decode("latin-1"))
+        self.assertEqual(wire.response().status, 101)
+        self.assertEqual(wire.receive()[0], TEXT)
+        wire.send(frame(CONTINUATION, b'ng","id":5}'))
+        self.assertEqual(json.loads(wire.receive()[1])["id"], 5)
+
     def test_ping_frames(self) -> None:
         """A ping is answered with its payload."""
         wire = self.websocket()
@@ -202,6 +213,77 @@ class FloodTests(OdinTestCase):
         for n in range(50):
             self.odin.publish("a.b", {"n": n})
         self.assertEqual([client.receive()["n"] for _ in range(50)], list(range(50)))
+
+
+class AfterTheEndTests(OdinTestCase):
+    """What comes behind our close frame, with the default limits."""
+
+    def offering(self) -> Wire:
+        """An open WebSocket that may compress."""
+        wire = self.wire()
+        response = wire.upgrade("Sec-WebSocket-Extensions: permessage-deflate\r\n")
+        self.assertIn("permessage-deflate", response.headers["sec-websocket-extensions"])
+        self.assertEqual(wire.receive()[0], TEXT)
+        return wire
+
+    def peak(self) -> int:
+        """The most bytes that the server has been resident with."""
+        status = Path(f"/proc/{self.odin.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+    def test_closing_handshake(self) -> None:
+        """Whatever was wrong: a client that answers our close frame is let go without a reset."""
+        broken = {
+            name: data
+            for name, (data, _) in _BROKEN.items()
+            if "close" not in name and "length of" not in name
+        }
+        broken["corrupt deflate"] = frame(TEXT, b"\xff" * 64, rsv=4)
+        for name, data in broken.items():
+            wire = self.offering()
+            wire.send(data)
+            self.assertNotEqual(wire.closed()[0], 1006, name)
+            wire.send(frame(CLOSE, b"\x03\xe8"))
+            self.assertEqual(wire.socket.recv(1), b"", name)
+            wire.close()
+
+    def test_memory(self) -> None:
+        """A client that sends on and on fills no memory, whatever it pretends to send."""
+        client = self.client()
+        before = self.peak()
+        endless = [self.offering() for _ in range(6)]
+        for wire, data in zip(
+            endless,
+            (
+                frame(PING, length=1 << 40),
+                frame(CLOSE, length=1 << 40),
+                frame(TEXT, length=1 << 40),
+                frame(TEXT, b"\xff" * 64, rsv=4) + frame(BINARY, length=1 << 40),
+                frame(TEXT, masked=False) + frame(BINARY, bytes(100), fin=False) * 10_000,
+                frame(PING) * 10_000,
+            ),
+            strict=True,
+        ):
+            wire.send(data)
+            self.assertIn(wire.closed()[0], (1002, 1007, 1009, 4429), data[:12])
+        with ThreadPoolExecutor(len(endless)) as pool:
+            for _ in pool.map(lambda wire: wire.send(bytes(30 << 20)), endless):
+                pass  # until the deadline
+        self.assertLess(self.peak() - before, 10 << 20)
+        self.assertEqual(client.ask({"type": "ping"})["type"], "pong")
+
+    def test_a_flood_of_pings(self) -> None:
+        """What is over the limit is not answered any more, and nothing behind the close frame."""
+        wire = self.websocket()
+        wire.send(frame(PING) * 3000 + frame(CLOSE, b"\x03\xe8"))
+        opcodes = []
+        while (received := wire.receive())[0] != CLOSE:
+            opcodes.append(received[0])
+        self.assertEqual(int.from_bytes(received[1][:2]), 4429)
+        self.assertLess(opcodes.count(PONG), 200)
+        self.assertLessEqual(opcodes.count(TEXT), 20)
+        self.assertEqual(wire.receive()[0], -1)
+        eventually(lambda: self.odin.clients() == 0, "the end of the connection")
 
 
 class AliveTests(OdinTestCase):

@@ -203,6 +203,31 @@ class LimitTests(OdinTestCase):
         self.assertGreaterEqual(int(response.headers["retry-after"]), 1)
         self.assertEqual(self.wire(odin).upgrade(forwarded.format("198.51.100.2")).status, 101)
 
+    def test_one_proxy_header(self) -> None:
+        """Of a proxy that writes X-Forwarded-For nobody believes the client's Forwarded."""
+        settings = {
+            "LIMITS_CONNECTIONS_PER_SECOND_PER_ADDRESS": "0.01",
+            "SERVER_TRUSTED_PROXIES": "127.0.0.1",
+        }
+        both = "X-Forwarded-For: 198.51.100.1\r\nForwarded: for=192.0.2.{}\r\n"
+        odin = self.start(**settings)
+        statuses = [self.wire(odin).upgrade(both.format(n)).status for n in (1, 2)]
+        self.assertEqual(statuses, [101, 429])
+        odin = self.start(**settings, SERVER_PROXY_HEADER="Forwarded")
+        statuses = [self.wire(odin).upgrade(both.format(n)).status for n in (1, 2, 2)]
+        self.assertEqual(statuses, [101, 101, 429])
+
+    def test_proxy_in_dual_stack(self) -> None:
+        """A proxy that comes by IPv4 to an IPv6 socket has the address that is trusted."""
+        odin = self.start(
+            "--host", "::",
+            LIMITS_CONNECTIONS_PER_SECOND_PER_ADDRESS="0.01", SERVER_TRUSTED_PROXIES="127.0.0.1",
+        )  # fmt: skip
+        odin._port = int(odin.says(r"Odin listens on \S+:(\d+)")[1])
+        heads = [f"X-Forwarded-For: 198.51.100.{n}\r\n" for n in (1, 2, 2)]
+        statuses = [self.wire(odin).upgrade(each).status for each in heads]
+        self.assertEqual(statuses, [101, 101, 429])
+
     def test_spoofed_address(self) -> None:
         """Without trusted proxies nobody can speak for another address."""
         odin = self.start(LIMITS_CONNECTIONS_PER_SECOND_PER_ADDRESS="0.01")

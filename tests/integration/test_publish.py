@@ -2,6 +2,7 @@
 
 import json
 
+from tests.integration.clients import HANDSHAKE
 from tests.integration.harness import MEMORY, OdinTestCase, sign
 
 SUBJECT, TRADE = "odin.token.BTC.price", "odin.trades.BTC"
@@ -194,6 +195,37 @@ class DemoTests(OdinTestCase):
         self.assertEqual(self.odin.request("POST", path, b"{}").status, 202)
         for origin in ("https://evil.example", "null"):
             self.assertEqual(self.odin.request("POST", path, b"{}", Origin=origin).status, 403)
+
+    def test_rebinding(self) -> None:
+        """A page whose name means this machine, too, is no page of this machine (DNS rebinding)."""
+        path, port = f"/publish?subject={SUBJECT}", self.odin.port
+        for host, status, opened in (
+            ("evil.example", 403, 403), ("myhost", 403, 403),
+            ("localhost", 202, 101), ("127.0.0.1", 202, 101),
+        ):  # fmt: skip
+            origin = f"http://{host}:{port}"
+            answer = self.odin.request("POST", path, b"{}", Host=f"{host}:{port}", Origin=origin)
+            self.assertEqual(answer.status, status, host)
+            head = HANDSHAKE.replace("{host}", f"{host}:{port}")
+            wire = self.wire()
+            wire.send(f"{head}Origin: {origin}\r\n\r\n")
+            self.assertEqual(wire.response().status, opened, host)
+        # no browser, by whatever name
+        self.assertEqual(self.odin.request("POST", path, b"{}", Host="myhost").status, 202)
+
+    def test_headers_that_are_no_text(self) -> None:
+        """Bytes that are not UTF-8 in the headers are refused as what they are."""
+        for header, status in (
+            ("Origin: http://\xff", 403),
+            ("Authorization: Bearer \xff", 401),
+        ):
+            wire = self.wire()
+            request = (
+                f"POST /publish?subject={SUBJECT} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+                "Content-Length: 2\r\n\r\n{}"
+            )
+            wire.send(request.encode("latin-1"))
+            self.assertEqual(wire.response().status, status, header)
 
     def test_bad_token_is_no_token(self) -> None:
         """A token that is sent must be good."""
