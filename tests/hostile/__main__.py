@@ -14,6 +14,8 @@ from twisted.trial.runner import TestLoader
 
 from tests.hostile import field
 
+_WIDTH = 200  # of what is said about a failure
+
 
 class _Said(unittest.TestResult):
     """Tells on standard error how far it is."""
@@ -30,10 +32,8 @@ def main() -> int:
     suite.run(result)
     print(field.table(field.RECORDS))
     for test, text in (*result.errors, *result.failures):
-        unexpected = "FailTest" not in text
-        print(
-            f"{test.id()}: {text if unexpected else text.splitlines()[-1][:300]}", file=sys.stderr
-        )
+        last = next(each for each in reversed(text.splitlines()) if each.strip())
+        print(f"{test.id()}: {last[:_WIDTH]}", file=sys.stderr)
     failed = len(result.errors) + len(result.failures)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     print(f"{result.testsRun - failed} held, {failed} did not{skipped}")
