@@ -239,20 +239,34 @@ class DocumentAttacks(Field):
 
     def test_configured_key(self) -> None:
         """The configured key stays good beside a document (A19)."""
-        ours = rsa.generate_private_key(65537, 2048)
+        ours, theirs = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+        key = json.loads(RSAAlgorithm.to_jwk(theirs.public_key())) | {"kid": "theirs"}
+        with self.unwatched("A19 the configured key beside a JWKS"):
+            odin = self._with_keys(key, JWT_PUBLIC_KEY=pem(ours))
+            self.assertEqual(self._status(odin, theirs, {"kid": "theirs"}), 101)
+            self.assertEqual(self._status(odin, ours, {}), 101)
+
+    def test_key_without_kid(self) -> None:
+        """The only key of a document needs no `kid` (A19)."""
         theirs = rsa.generate_private_key(65537, 2048)
         key = json.loads(RSAAlgorithm.to_jwk(theirs.public_key()))
+        with self.unwatched("A19 a JWKS key without kid"):
+            self.assertEqual(self._status(self._with_keys(key), theirs, {}), 101)
+
+    def _with_keys(self, key: object, **environment: str) -> Odin:
+        """A server that has read a document with this key."""
         document = Document(json.dumps({"keys": [key]}).encode())
-        odin = self.start(AUTH_JWKS_URL=document.url, JWT_PUBLIC_KEY=pem(ours))
-        with self.unwatched("A19 the configured key beside a JWKS, a key without kid"):
-            odin.port  # noqa: B018
-            self.assertTrue(document.asked.wait(20))
-            time.sleep(0.5)
-            for name, private in (("ours", ours), ("theirs", theirs)):
-                token = jwt.encode({"sub": "a", "exp": int(time.time()) + 60}, private, "RS256")
-                client = self.hostile(odin)
-                client.send(HANDSHAKE + f"Authorization: Bearer {token}\r\n\r\n")
-                self.assertEqual(client.response().status, 101, name)
+        odin = self.start(AUTH_JWKS_URL=document.url, **environment)
+        odin.port  # noqa: B018
+        self.assertTrue(document.asked.wait(20))
+        time.sleep(0.5)
+        return odin
+
+    def _status(self, odin: Odin, key: rsa.RSAPrivateKey, head: dict[str, str]) -> int:
+        token = jwt.encode({"sub": "a", "exp": int(time.time()) + 600}, key, "RS256", head)
+        client = self.hostile(odin)
+        client.send(HANDSHAKE + f"Authorization: Bearer {token}\r\n\r\n")
+        return client.response().status
 
 
 def _with_null() -> str:
