@@ -8,6 +8,7 @@ UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 CASES ?= *
 MINUTES ?= 5
 ATTACK_SECONDS ?= 3
+ATTACK_CLIENTS ?= 1000
 ODIN ?= .
 
 .PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover compliance soak attack build docker docs clean help
@@ -79,8 +80,8 @@ bench-handover: $(VENV)/.test ## ten hand-overs of 5,000 clients under load, the
 soak: $(VENV)/.test ## chaos for MINUTES: brokers and servers die, clients stall, nothing is lost
 	$(BIN)/python -m tests.integration.chaos --seconds $$(( $(MINUTES) * 60 ))
 
-attack: $(VENV)/.test ## hostile clients, ATTACK_SECONDS each, and what they cost; ODIN=<another checkout>
-	ATTACK_SECONDS=$(ATTACK_SECONDS) $(ODIN)/$(BIN)/python -m tests.hostile $(ARGS)
+attack: $(VENV)/.test ## what hostile clients cost; ODIN=<another checkout>, ATTACK_SECONDS, ATTACK_CLIENTS
+	ATTACK_SECONDS=$(ATTACK_SECONDS) ATTACK_CLIENTS=$(ATTACK_CLIENTS) $(ODIN)/$(BIN)/python -m tests.hostile $(ARGS)
 
 compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'
