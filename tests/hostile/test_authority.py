@@ -242,7 +242,7 @@ class DocumentAttacks(Field):
         ours, theirs = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         key = json.loads(RSAAlgorithm.to_jwk(theirs.public_key())) | {"kid": "theirs"}
         with self.unwatched("A19 the configured key beside a JWKS"):
-            odin = self._with_keys(key, JWT_PUBLIC_KEY=pem(ours))
+            odin = self._with_keys(key, AUTH_JWT_PUBLIC_KEY=pem(ours))
             self.assertEqual(self._status(odin, theirs, {"kid": "theirs"}), 101)
             self.assertEqual(self._status(odin, ours, {}), 101)
 
