@@ -88,7 +88,7 @@ class CrowdAttacks(Crowded):
     def _many(self, title: str, act: Callable[[Hostile, int], None], each_kb: int) -> None:
         """So many clients do this; each takes no more than so much."""
         most_mb = 1 + CLIENTS * each_kb / 1024
-        with self.attack(f"{CLIENTS} clients: {title}", peak_mb=most_mb) as figures:
+        with self.attack(f"{CLIENTS} clients: {title}", turn=TURN, peak_mb=most_mb) as figures:
             clients = [self._connected() for _ in range(CLIENTS)]
             for number, client in enumerate(clients):
                 act(client, number)
@@ -109,11 +109,12 @@ class CrowdAttacks(Crowded):
         client.open("?channels=none")
         _send(client, frame(TEXT, b'{"type":"ping","nonce":"' + b"x" * 60_000, length=65_000))
 
-    def _unread_replies(self, client: Hostile, _number: int) -> None:
+    def _unread_replies(self, client: Hostile, number: int) -> None:
         client.open("?channels=none")
-        _send(
-            client, frame(TEXT, json.dumps({"type": "ping", "nonce": "x" * 60_000}).encode()) * 60
-        )
+        names = [f"{number}.{each}." + "n" * 45 for each in range(1000)]
+        again = json.dumps({"type": "subscriptions"}).encode()
+        data = frame(TEXT, json.dumps(subscribe(names)).encode()) + frame(TEXT, again) * 60
+        _send(client, data)
 
     def _unread_snapshot(self, client: Hostile, _number: int) -> None:
         client.open("?channels=none")
