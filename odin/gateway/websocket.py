@@ -7,6 +7,7 @@ One port serves both. A connection is HTTP until an upgrade, also after it was k
 requests, as a proxy does it.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
