@@ -22,7 +22,7 @@ from tests.integration.harness import Odin, OdinTestCase
 
 __all__ = ["SECONDS", "TURN", "Field", "Hostile", "ground"]
 
-TURN: Final = 350  # heartbeats: some 10 ms, twice what a turn of the loop should take at most
+TURN: Final = 500  # heartbeats: some 14 ms; a turn of the loop should take 5 ms at most
 
 
 @dataclass

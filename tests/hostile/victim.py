@@ -15,7 +15,7 @@ from tests.integration.harness import Odin, eventually
 
 _HERE = Path(__file__).parent
 PROBE: Final = {"PYTHONPATH": str(_HERE / "probe"), "LOOP_TURNS": tempfile.gettempdir()}
-_HEARTBEATS = 80  # that measure what one costs; fewer than limits.messageBurst
+_HEARTBEATS, _TRIES = 10, 8  # that measure what one costs; fewer than limits.messageBurst
 _QUIET = 0.25  # of a core, and less, is quiet
 _LOOK_S = 0.1
 _PATIENCE_S = 45.0  # for a server to be quiet again
@@ -85,16 +85,18 @@ class Victim:
         return int(found.split()[1]) / 1024
 
     def _heartbeat(self) -> float:
-        """What one costs: the CPU time of a number of them, each asked after the last answer."""
+        """What one costs: the CPU time of some, each asked after the last answer, at the least."""
         client = Hostile(self.odin.host)
         client.open("?channels=none")
         self.quiet()
-        cpu_s = self.cpu_s
-        for _ in range(_HEARTBEATS):
-            client.ask({"type": "heartbeat"})
-        cost_s = (self.cpu_s - cpu_s) / _HEARTBEATS
+        costs = []
+        for _ in range(_TRIES):
+            cpu_s = self.cpu_s
+            for _ in range(_HEARTBEATS):
+                client.ask({"type": "heartbeat"})
+            costs.append((self.cpu_s - cpu_s) / _HEARTBEATS)
         client.close()
-        return cost_s
+        return min(costs)
 
 
 class Neighbour:
