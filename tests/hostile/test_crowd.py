@@ -13,7 +13,7 @@ from tests.hostile.test_subscriptions import deep, subscribe
 from tests.integration.clients import PING, TEXT, frame
 
 _MESSAGE_KB = 64  # server.maxMessageSize
-_LINE_KB = 256  # of the requests that wait for others, by docs/protocol.md
+_KEEPS_KB = 128  # limits.keptPerClient: subscriptions, and requests that wait
 CLIENTS = int(os.environ.get("ATTACK_CLIENTS", "60"))
 _PENDING_KB = 1024  # delivery.maxPending
 _KEPT_KB = 64  # a client beside that, and beside what the kernel holds
@@ -46,7 +46,7 @@ class CrowdAttacks(Crowded):
 
     def test_subscriptions(self) -> None:
         """Many with the worst legal subscriptions."""
-        self._many("the worst subscriptions", self._subscribes, _KEPT_KB)
+        self._many("the worst subscriptions", self._subscribes, _KEPT_KB + _KEEPS_KB)
 
     def test_half_messages(self) -> None:
         """Many that stop in the middle of a message."""
@@ -82,7 +82,7 @@ class CrowdAttacks(Crowded):
 
     def test_waiting_requests(self) -> None:
         """Many whose requests wait behind a snapshot that they do not read."""
-        kept_kb = _KEPT_KB + _LINE_KB + _PENDING_KB
+        kept_kb = _KEPT_KB + _KEEPS_KB + _PENDING_KB
         self._many("requests that wait", self._waiting, kept_kb)
 
     def _many(self, title: str, act: Callable[[Hostile, int], None], each_kb: int) -> None:
