@@ -25,8 +25,8 @@ class HttpAttacks(Field):
     def test_pipelined(self) -> None:
         """Pipelined requests get one answer a turn (A5)."""
         for page, cost in (
-            ("/stats", 40_000), ("/metrics", 40_000), ("/health", 40_000), ("/livez", 40_000),
-            ("/nothing", 40_000),
+            ("/stats", 15_000), ("/metrics", 15_000), ("/health", 15_000), ("/livez", 15_000),
+            ("/nothing", 15_000),
         ):  # fmt: skip
             with self.attack(f"A5 pipelined {page}", cost=cost * SECONDS, turn=TURN, peak_mb=4):
                 client = self.hostile()
@@ -53,7 +53,7 @@ class HttpAttacks(Field):
                 multipart + b"--x--\r\n",
             ),
         ):
-            with self.attack(f"A22 forms of 64 KB, {title}", cost=12_000, turn=TURN, peak_mb=4):
+            with self.attack(f"A22 forms of 64 KB, {title}", cost=4000, turn=TURN, peak_mb=4):
                 client = self.hostile()
                 for _ in range(20):
                     client.send(request("POST", "/nothing", client.host, kind, data))
@@ -182,7 +182,7 @@ class InternalAttacks(Field):
         with self.attack("A22 a body that drips, internal"):
             client = self.internal()
             client.send(request("POST", "/drain", client.host, "", b"x" * 100)[:-90])
-            client.socket.settimeout(8)
+            client.socket.settimeout(30)
             self.assertTrue(client.ended())
 
 
@@ -216,7 +216,6 @@ class DescriptorAttacks(Field):
 
 def status(client: Hostile) -> int:
     """The status of the answer; 0 if the connection ends without one."""
-    client.socket.settimeout(10)
     try:
         return client.response().status
     except (OSError, IndexError):

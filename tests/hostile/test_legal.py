@@ -3,7 +3,7 @@
 from tests.hostile.field import TURN
 from tests.hostile.legal import Request, Search, requests
 
-_COST = 2000  # heartbeats: some 44 ms, twice what a request should take in all
+_COST = 3000  # heartbeats: some 66 ms, three times what a request should take in all
 _WORST = (
     "recover 20000 or snapshot: prices",
     "recover 20000: prices",

@@ -48,7 +48,7 @@ class SubscriptionAttacks(Crowded):
 
     def test_long_patterns(self) -> None:
         """Patterns of 127 tokens make nothing that comes later dear, and take no memory (A3)."""
-        with self.attack("A3 patterns of 127 tokens", cost=15_000, turn=TURN, peak_mb=4):
+        with self.attack("A3 patterns of 127 tokens", cost=6000, turn=TURN, peak_mb=4):
             client = self.opened()
             for letter in "abcde":
                 client.ask(subscribe([long(number, letter) for number in range(204)]))
