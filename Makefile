@@ -8,8 +8,11 @@ UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 CASES ?= *
 MINUTES ?= 5
 SECONDS ?= 60
+ATTACK_SECONDS ?= 3
+ATTACK_CLIENTS ?= 1000
+ODIN ?= .
 
-.PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover fuzz compliance soak build docker docs clean help
+.PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover fuzz attack compliance soak build docker docs clean help
 
 help:           ## what can be made
 	@grep -hE '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -85,6 +88,9 @@ soak: $(VENV)/.test ## chaos for MINUTES: brokers and servers die, clients stall
 
 fuzz: $(VENV)/.fuzz ## hostile input for SECONDS, guided by coverage; a crash is kept in fuzz-results/
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+attack: $(VENV)/.test ## what hostile clients cost; ODIN=<another checkout>, ATTACK_SECONDS, ATTACK_CLIENTS
+	ATTACK_SECONDS=$(ATTACK_SECONDS) ATTACK_CLIENTS=$(ATTACK_CLIENTS) $(ODIN)/$(BIN)/python -m tests.hostile $(ARGS)
 
 compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'
