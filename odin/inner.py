@@ -17,8 +17,9 @@ from twisted.python.failure import Failure
 from odin.config import Config
 from odin.errors import HandshakeRefused
 from odin.gateway.plain import MakeExchange, PlainHttp, refusal_of
+from odin.gateway.port import Port
 from odin.gateway.timers import Wheel
-from odin.gateway.transport import Port, Transport
+from odin.gateway.transport import Transport
 from odin.metrics import CONTENT_TYPE
 from odin.process import listeners, reactors
 from odin.web.answers import AnswerPage, Answers, RecentAnswers

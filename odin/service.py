@@ -144,7 +144,12 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         hub=hub,
         bridge=bridge,
         replays=Recovery(
-            bridge, most=config.delivery.recover_messages, now=clock, timers=reactor, meter=metrics
+            bridge,
+            most=config.delivery.recover_messages,
+            now=clock,
+            timers=reactor,
+            later=hub.later,
+            meter=metrics,
         ),
         verifier=verifier,
         rate=RateLimit(config.limits.messages_per_second, config.limits.message_burst),

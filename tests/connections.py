@@ -157,7 +157,12 @@ class Server:
             hub=self.hub,
             bridge=self.bridge,
             replays=Recovery(
-                self.bridge, most=1000, now=seconds, timers=self.clock, meter=self.metrics
+                self.bridge,
+                most=1000,
+                now=seconds,
+                timers=self.clock,
+                later=self.hub.later,
+                meter=self.metrics,
             ),
             verifier=verifier,
             rate=RateLimit(rate, 10),

@@ -81,6 +81,8 @@ class HandshakeTests(SynchronousTestCase):
         """?channels=a,b, once or more often."""
         for path, channels in (
             ("/ws", None), ("/ws?channels=a,b", ["a", "b"]),
+            ("/ws?channels=", []), ("/ws?channels", []), ("/ws?channels=,", []),
+            ("/ws?channels=&channels=a", ["a"]), ("/ws?token=", None),
             ("/ws?channels=a&channels=b.*", ["a", "b.*"]),
         ):  # fmt: skip
             self.assertEqual(h.channels_of(h.parse_head(head(path))), channels)

@@ -11,7 +11,8 @@ from odin.delivery import backlog as backlog_module
 from odin.delivery import history as history_module
 from odin.delivery.backlog import Backlog
 from odin.delivery.history import Bounds, History
-from odin.delivery.message import Message, chunked
+from odin.delivery.message import Message
+from odin.delivery.playback import Messages, Playback
 from odin.wire.frames import payload_of, text_frame
 from odin.wire.messages import feed_message, feed_prefix
 from odin.wire.subjects import covers
@@ -33,6 +34,14 @@ def offsets(data):
     return [each["offset"] for each in found if "offset" in each]
 
 
+def played(playback):
+    """All chunks of a playback, joined."""
+    data = b""
+    while playback:
+        data += playback.take()
+    return data
+
+
 class HistoryTests(SynchronousTestCase):
     def history(self, **bounds):
         everything = {
@@ -41,8 +50,8 @@ class HistoryTests(SynchronousTestCase):
         return History(Bounds(**everything | bounds))
 
     def replayed(self, history, offset, patterns=ALL, most=1000):
-        replay = history.replay(frozenset(patterns), offset, most, 0.0)
-        return None if replay is None else offsets(b"".join(replay.chunks))
+        replay = history.replay(frozenset(patterns), offset, most)
+        return None if replay is None else offsets(played(replay))
 
     @given(
         st.lists(st.tuples(st.sampled_from(("a", "a.b", "c.b", "d")), st.integers(1, 3)), max_size=60),
@@ -110,8 +119,8 @@ class HistoryTests(SynchronousTestCase):
             self.replayed(history, 0, patterns)
             self.assertLessEqual(Counted.splits, most)
             Counted.splits = 0
-            self.patch(history, "_snapshot_of", lambda message: message)
-            list(history.snapshot(frozenset(patterns)))
+            history._marks.frame = lambda message: message.frame
+            played(history.snapshot(frozenset(patterns)))
             self.assertLessEqual(Counted.splits, most)
 
     def test_what_has_left_the_ring_is_let_go(self):
@@ -157,27 +166,15 @@ class HistoryTests(SynchronousTestCase):
         history.begin(100)
         self.assertIsNone(self.replayed(history, 5))
         self.assertEqual(self.replayed(history, 100), [])
-        self.assertEqual(list(history.snapshot(ALL)), [])
+        self.assertEqual(len(history.snapshot(ALL)), 0)
         self.assertEqual(history.held, 0)
-
-    def test_shared(self):
-        """Who asks for the same gets the same bytes."""
-        history = self.history()
-        for n in range(1, 50):
-            history.add(message(n, size=3000), 0.0)
-        one, two = (history.replay(ALL, 3, 1000, 0.0) for _ in range(2))
-        self.assertGreater(len(one.chunks), 1)
-        for left, right in zip(one.chunks, two.chunks, strict=True):
-            self.assertIs(left, right)
-        history.add(message(50), 100.0)
-        self.assertEqual(history._replays, {})
 
     def test_snapshot(self):
         """The last message of each channel, marked, in the order of the feed."""
         history = self.history()
         for n, channel in enumerate(("a.b", "c", "a.d", "a.b"), 1):
             history.add(message(n, channel), 0.0)
-        got = [json.loads(p) for _, p in frames(b"".join(history.snapshot(frozenset(("a.*",)))))]
+        got = [json.loads(p) for _, p in frames(played(history.snapshot(frozenset(("a.*",)))))]
         self.assertEqual(
             [(each["channel"], each["offset"], each["snapshot"], each["n"]) for each in got],
             [("a.d", 3, True, 3), ("a.b", 4, True, 4)],
@@ -189,7 +186,7 @@ class HistoryTests(SynchronousTestCase):
         for n, (body, is_object) in enumerate(((b"[1]", False), (b"{}", True)), 1):
             payload = feed_message(feed_prefix(f"c{n}"), n, body, is_object)
             history.add(Message(f"c{n}", n, text_frame(payload)), 0.0)
-        got = [json.loads(p) for _, p in frames(b"".join(history.snapshot(ALL)))]
+        got = [json.loads(p) for _, p in frames(played(history.snapshot(ALL)))]
         self.assertEqual(
             got,
             [
@@ -203,19 +200,11 @@ class HistoryTests(SynchronousTestCase):
         history = self.history(channels=2)
         for n, channel in enumerate(("a", "b", "a", "c"), 1):
             history.add(message(n, channel), 0.0)
-        self.assertEqual(offsets(b"".join(history.snapshot(ALL))), [3, 4])
+        self.assertEqual(offsets(played(history.snapshot(ALL))), [3, 4])
         history = self.history(channels_size=150)
         for n in range(1, 20):
             history.add(message(n, f"c{n}"), 0.0)
         self.assertLessEqual(history.last_size, 150)
-
-    def test_chunks(self):
-        """Whole frames, joined up to a size."""
-        data = [bytes([n]) * 30_000 for n in range(5)]
-        chunks = chunked((), data)
-        self.assertEqual([len(each) for each in chunks], [60_000, 60_000, 30_000])
-        self.assertEqual(b"".join(chunked(chunks, data)), b"".join(data + data))
-        self.assertEqual(chunked((), ()), ())
 
 
 class BacklogTests(SynchronousTestCase):
@@ -291,7 +280,7 @@ class BacklogTests(SynchronousTestCase):
         waiting = Backlog(1 << 20)
         waiting.add([message(1)])
         waiting.append(text_frame(b'{"type":"feedStatus"}'))
-        waiting.extend([message(2).frame, message(3).frame])
+        waiting.extend(Playback(Messages([message(2), message(3)])))
         waiting.add([message(4)])
         got = self.drain(waiting)
         self.assertEqual([each.get("offset", "s") for each in got], [1, "s", 2, 3, 4])

@@ -625,8 +625,8 @@ class PrivateNamesTests(SynchronousTestCase):
         self.assertEqual(slots - carried, {"_context", "_line", "awaiting"})
         self.assertIn("_backlog", Outflow.__slots__)
         self.assertIn("_perMessageCompress", RestingProtocol.__slots__)
-        state = {"_chunks", "_parts", "conflating", "skipped", "_names", "_from", "_to"}
-        derived = {"_after", "_at", "_count", "_holes", "_newest", "size"}
+        state = {"_played", "_parts", "conflating", "skipped", "_names", "_from", "_to"}
+        derived = {"_after", "_at", "_count", "_holes", "_newest", "_seen", "_takes", "size"}
         self.assertEqual(set(Backlog.__slots__) - state, derived)
 
     def test_autobahn(self):

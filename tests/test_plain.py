@@ -5,6 +5,8 @@ import json
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from odin.gateway.plain import PlainHttp
+from odin.gateway.websocket import OdinProtocol
 from odin.inner import MOST_CONNECTIONS, InnerFactory, InnerTimes
 from odin.web.answers import AnswerPage
 from odin.web.health import Livez
@@ -84,6 +86,18 @@ class HeadTests(PlainTestCase):
         self.assertEqual(self.statuses(), [405])
         self.peer.send(post(b"Content-Length: 99999999", b"Expect: 100-continue"))
         self.assertEqual(self.statuses(), [413])
+
+
+class NamesTests(SynchronousTestCase):
+    def test_nobody_elses(self):
+        """It takes no name away from what a WebSocket is made of, Autobahn's least of all."""
+        shared = {"data", "factory", "transport", "asks_upgrade"}
+        own = {name for name in vars(PlainHttp) if not name.startswith("__")} - shared
+        for kind in OdinProtocol.__mro__:
+            if kind is not PlainHttp:
+                self.assertEqual(
+                    own & (set(vars(kind)) | set(vars(kind).get("__slots__", ()))), set()
+                )
 
 
 class TurnTests(PlainTestCase):

@@ -239,6 +239,7 @@ class TransportTests(SynchronousTestCase):
         for name in ("_closeSocket", "_maybePauseProducer", "bufferSize", "doWrite", "reactor"):
             self.assertTrue(hasattr(tcp.Server, name) or name == "reactor", name)
         self.assertIs(tcp.Port.transport, tcp.Server)
+        self.assertTrue(hasattr(tcp.Port, "_fromListeningDescriptor"))
 
 
 class PortTests(SynchronousTestCase):

@@ -295,3 +295,15 @@ class LifeTests(SynchronousTestCase):
             [(1, 5), (2, 2), (1, 100_000)],
         )
         self.assertEqual(self.server.hub.sessions, 1)  # the one of setUp
+
+    def test_echo_to_a_client_that_does_not_read(self):
+        """/echo reads on only when what it sent is taken, whatever else makes it read on."""
+        peer = self.server.open("/echo")
+        peer.protocol.fellBehind()
+        self.assertFalse(peer.transport.reading)
+        peer.transport.behind = True
+        peer.protocol.read_on()
+        self.assertFalse(peer.transport.reading)
+        peer.transport.behind = False
+        peer.protocol.caughtUp()
+        self.assertTrue(peer.transport.reading)

@@ -23,7 +23,7 @@ ASYMMETRIC: Final = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 )
 _LATEST_EXP: Final = 253_402_300_799  # 9999-12-31; beyond it `exp` is no date
-_MAX_TOKEN_BYTES: Final = 8192
+MAX_TOKEN_BYTES: Final = 8192
 _LEEWAY_S: Final = 5  # clocks of two machines
 
 
@@ -81,7 +81,7 @@ class TokenVerifier:
 
         Raises: Unauthorized, whose `cause` is one of a fixed set of words.
         """
-        if len(token) > _MAX_TOKEN_BYTES:
+        if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized("malformed")
         try:
             header = jwt.get_unverified_header(token)

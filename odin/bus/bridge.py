@@ -12,7 +12,7 @@ from odin.bus.interfaces import CONTROL, FENCE, IBus, IReceiver, Receipt, Stored
 from odin.delivery.history import History
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message
-from odin.delivery.nonces import NonceWindow
+from odin.delivery.nonces import Nonce, NonceWindow
 from odin.errors import BadChannel, Duplicate, Forbidden, NotJSON
 from odin.wire.frames import payload_of, text_frame
 from odin.wire.messages import (
@@ -122,14 +122,16 @@ class Bridge:
         elif (message := self._message(subject, payload, offset, now)) is not None:
             self.history.add(message, now)
 
-    def encoded(self, stored: Iterable[Stored]) -> list[Message]:
+    def encoded(
+        self, stored: Iterable[Stored], nonces: set[tuple[str, Nonce]] | None = None
+    ) -> list[Message]:
         """Messages of the bus's store as clients get them, without any state.
 
         Of several of a channel with the same nonce the first, as in the feed; none that is
-        malformed.
+        malformed. `nonces`: (channel, nonce) of those that came before these; new ones are added.
         """
         messages: list[Message] = []
-        nonces: set[tuple[str, str | int]] = set()
+        nonces = set() if nonces is None else nonces
         for subject, original, offset in stored:
             try:
                 nonce, payload, is_object = read_payload(original)

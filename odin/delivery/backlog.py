@@ -5,23 +5,23 @@ a message of a channel that may be conflated replaces the one before it of the s
 takes the place of the newer. Whatever happens, what is left is in the order of the feed: no stale
 price ever follows a newer one.
 
-    [ chunks: replays, shared bytes | parts: messages in feed order ]
+    [ played: messages of the past, and what waited before them | parts: messages in feed order ]
 
 A message costs 8 bytes beside the message itself, which others hold as well; batches in which
 nothing is merged are shared like the messages in them.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from odin.delivery.message import Message, notice
+from odin.delivery.playback import Playback
 from odin.wire.frames import text_frame
 from odin.wire.messages import Conflated, encode
 
 CONFLATE_AFTER: Final = 64 << 10  # bytes waiting
 TAKE_BYTES: Final = 16 << 10
-TO_MAKE: Final = 64 << 10  # bytes, what a replay that is not made yet counts for
 _SHARE: Final = 16  # messages; shorter batches are copied
 _PART: Final = 256  # messages in a part of our own
 _HOLES: Final = 64  # that need not be closed, beside as many as there are messages
@@ -35,8 +35,8 @@ class Backlog:
     """The messages of one client that the kernel did not take yet."""
 
     __slots__ = (
-        "_after", "_at", "_chunks", "_count", "_from", "_holes", "_names", "_newest", "_parts",
-        "_to", "conflating", "size", "skipped",
+        "_after", "_at", "_count", "_from", "_holes", "_names", "_newest", "_parts", "_played",
+        "_seen", "_takes", "_to", "conflating", "size", "skipped",
     )  # fmt: skip
 
     def __init__(self, most: int) -> None:
@@ -45,7 +45,8 @@ class Backlog:
         self.skipped = 0  # messages that were replaced since the last notice of it
         self.conflating = False
         self._after = min(CONFLATE_AFTER, most // 2)
-        self._chunks: deque[bytes | Iterator[bytes]] = deque()
+        self._played: deque[bytes | Playback] = deque()
+        self._takes = self._seen = 0
         self._parts: deque[_Own | list[Message]] = deque()
         self._at = 0  # index in the first part
         self._count = 0  # messages
@@ -55,34 +56,51 @@ class Backlog:
         self._from = self._to = 0
 
     def __bool__(self) -> bool:
-        return bool(self._chunks or self._count)
+        return bool(self._played or self._count)
 
     def __len__(self) -> int:
-        """How many messages wait, replays not counted."""
+        """How many messages wait, those that are played not counted."""
         return self._count
 
     def __iter__(self) -> Iterator[Message]:
-        """The messages, replays not counted."""
+        """The messages, those that are played not counted."""
         at = self._at
         for part in self._parts:
             yield from [each for each in part[at:] if each is not None]
             at = 0
 
     @property
-    def replaying(self) -> int:
-        """Bytes of replays, shared between clients; what is still to be made is a guess."""
-        sizes = [len(each) if isinstance(each, bytes) else TO_MAKE for each in self._chunks]
-        return sum(sizes)
+    def replaying(self) -> bool:
+        """Whether something that was played is not taken yet."""
+        return bool(self._played)
+
+    @property
+    def replay_size(self) -> int:
+        """Bytes of what is played, as far as that is known before it is made."""
+        return sum([len(each) if isinstance(each, bytes) else each.size for each in self._played])
 
     @property
     def making(self) -> bool:
-        """Whether a part of a replay is still to be made."""
-        return any(not isinstance(each, bytes) for each in self._chunks)
+        """Whether a snapshot is still to be made."""
+        return any(isinstance(each, Playback) and not each.raw for each in self._played)
 
     @property
     def makes_next(self) -> bool:
         """Whether what `take` gives next is still to be made, which costs time."""
-        return bool(self._chunks) and not isinstance(self._chunks[0], bytes)
+        first = self._played[0] if self._played else None
+        return isinstance(first, Playback) and not first.raw
+
+    def moved(self) -> bool:
+        """Whether anything was taken since this was asked last."""
+        seen, self._seen = self._seen, self._takes
+        return seen != self._takes
+
+    def weight(self, holds: Callable[[Message], bool]) -> int:
+        """About how many bytes there are for this client alone; see `Playback.weight`."""
+        played = [
+            len(each) if isinstance(each, bytes) else each.weight(holds) for each in self._played
+        ]
+        return self.size + sum(played)
 
     def add(self, messages: list[Message]) -> int:
         """Take messages in; returns how many others they replaced.
@@ -102,17 +120,11 @@ class Backlog:
         """A frame for this client alone, behind what waits."""
         self._keep([notice(frame)])
 
-    def extend(self, chunks: Iterable[bytes]) -> None:
-        """A replay: whole frames in shared chunks, behind what waits.
-
-        An iterator's chunks are made when it is their turn to be taken.
-        """
+    def extend(self, playback: Playback) -> None:
+        """Messages of the past, behind what waits; joined when it is their turn to be taken."""
         while self._count:
-            self._chunks.append(self._taken())
-        if isinstance(chunks, Iterator):
-            self._chunks.append(chunks)
-        else:
-            self._chunks.extend(chunks)
+            self._played.append(self._taken())
+        self._played.append(playback)
 
     def state(
         self,
@@ -120,9 +132,15 @@ class Backlog:
         """(chunks, entries, and what `conflate` takes behind a flag): all that there is to it."""
         entries = [(each.channel, each.offset, each.frame, each.conflate) for each in self]
         told = (self.conflating, self.skipped, list(self._names), self._from, self._to)
-        chunks = [[each] if isinstance(each, bytes) else each for each in self._chunks]
-        self._chunks = deque(each for part in chunks for each in part)
-        return ([each for each in self._chunks if isinstance(each, bytes)], entries, *told)
+        chunks: list[bytes] = []
+        for each in self._played:
+            if isinstance(each, bytes):
+                chunks.append(each)
+            else:
+                while each:
+                    chunks.append(each.take())
+        self._played = deque(chunks)
+        return (chunks, entries, *told)
 
     def conflate(self, skipped: int, names: Iterable[str], from_: int, to: int) -> None:
         """Go on as a backlog that has replaced `skipped` messages already; see `state`."""
@@ -135,16 +153,19 @@ class Backlog:
 
     def take(self) -> bytes:
         """The next bytes to send: whole frames, a chunk or TAKE_BYTES and one frame; maybe none."""
-        chunks = self._chunks
-        while chunks:
-            first = chunks[0]
+        self._takes += 1
+        played = self._played
+        while played:
+            first = played[0]
             if isinstance(first, bytes):
-                chunks.popleft()
+                played.popleft()
                 return first
-            made = next(first, None)
-            if made is not None:
-                return made
-            chunks.popleft()
+            if first:
+                data = first.take()
+                if not first:
+                    played.popleft()
+                return data
+            played.popleft()
         return self._taken()
 
     def _keep(self, messages: list[Message]) -> None:

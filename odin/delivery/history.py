@@ -5,26 +5,22 @@ missed some gets exactly those, or an honest no. Of messages that have left the 
 of each channel is known, down to `base`: a client whose channels were quiet has missed nothing,
 however long ago its offset was.
 
-Frames are the ones that went out: a replay is joined once for all clients that ask for the same.
+Nothing is copied: what clients missed is found by `Search`, and given out by `Playback`.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from typing import Final, NamedTuple
+from weakref import ref
 
-from odin.delivery.message import Message, chunked
-from odin.wire.frames import payload_of, text_frame
-from odin.wire.messages import snapshot_message
-from odin.wire.subjects import EVERYTHING, PatternSet
+from odin.delivery.message import Message
+from odin.delivery.playback import Marks, Messages, Playback
+from odin.delivery.search import Outcome, Search
+from odin.wire.subjects import EVERYTHING, is_wild
 
-_SHARED_FOR_S: Final = 5.0  # how long replays are kept for the next who asks for the same
-_SHARED_BYTES: Final = 32 << 20
 _MAX_GONE: Final = 65_536  # channels whose last forgotten offset is known
-_MOST_LOOKS: Final = 4096  # at channels, for patterns with wildcards: about 2 ms
+_MOST_LOOKS: Final = 4096  # at channels, for patterns with wildcards
 _COMPACT_AT: Final = 1024
 _FORGOTTEN: Final = Message("", 0, b"")
-_CHUNK_BYTES: Final = 64 << 10  # of a snapshot, made at a time
-_CHUNK_LOOKS: Final = 512  # at channels, for a chunk of it
 _SLACK: Final = 64
 
 
@@ -38,19 +34,12 @@ class Bounds(NamedTuple):
     channels_size: int
 
 
-class Replay(NamedTuple):
-    """Frames of so many `messages` up to offset `head`, in chunks for one send each."""
-
-    chunks: tuple[bytes, ...]
-    messages: int
-    head: int
-
-
 class History:
     """The messages of one numbering. Offsets grow; there may be gaps between them."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.floor = self.head = self.base = 0
+        self.numbering = 0  # counts them
         self.size = 0  # bytes of the frames in the ring
         self.last_size = 0  # and of the last values
         self._bounds = bounds
@@ -58,11 +47,10 @@ class History:
         self._times: list[float] = []  # parallel to the ring
         self._first = 0  # index of the oldest message that still counts
         self._last: dict[str, Message] = {}  # by channel, the least recently changed first
-        self._snapshots: dict[str, Message] = {}
-        self._replays: dict[tuple[frozenset[str], int], Replay] = {}
-        self._replayed_at = 0.0
-        self._replay_bytes = 0
-        self._gone: dict[str, int] = {}  # channel -> offset of its newest forgotten message
+        self._lost_last = 0  # channels that are not in it had nothing after that offset
+        self._marks = Marks()
+        self._values: ref[Messages] | None = None  # all last values, as a snapshot found them
+        self._gone: dict[str, int] = {}  # channel -> its newest forgotten offset, the lowest first
 
     def __len__(self) -> int:
         return len(self._ring) - self._first
@@ -70,7 +58,7 @@ class History:
     @property
     def held(self) -> int:
         """All that is held, in bytes of frames (last values may be in the ring, too)."""
-        return self.size + self.last_size + self._replay_bytes
+        return self.size + self.last_size + self._marks.size
 
     @property
     def last(self) -> Message | None:
@@ -80,12 +68,13 @@ class History:
     def begin(self, offset: int) -> None:
         """A new numbering: forget everything; the next message comes after `offset`."""
         self.floor = self.head = self.base = offset
+        self.numbering += 1
         self._gone.clear()
-        self.size = self.last_size = self._first = 0
+        self.size = self.last_size = self._first = self._lost_last = 0
         self._ring, self._times = [], []
         self._last.clear()
-        self._snapshots.clear()
-        self._forget_replays()
+        self._marks.forget()
+        self._values = None
 
     def add(self, message: Message, now: float) -> None:
         """Remember a message that is sent now. `now`: seconds, monotonic."""
@@ -94,8 +83,6 @@ class History:
         self._times.append(now)
         self.head = message.offset
         self.size += len(message.frame)
-        if self._replays and now - self._replayed_at > _SHARED_FOR_S:
-            self._forget_replays()
         bounds, first = self._bounds, self._first
         if (
             self.size > bounds.size
@@ -113,7 +100,7 @@ class History:
         bounds = self._bounds
         while last and (len(last) > bounds.channels or self.last_size > bounds.channels_size):
             gone = last.pop(next(iter(last)))
-            self._snapshots.pop(gone.channel, None)
+            self._lost_last = max(self._lost_last, gone.offset)
             self.last_size -= len(gone.frame)
 
     def contents(self) -> tuple[list[Message], list[float], list[Message]]:
@@ -121,90 +108,72 @@ class History:
         first = self._first
         return self._ring[first:], self._times[first:], list(self._last.values())
 
-    def covers(self, patterns: frozenset[str], offset: int) -> bool:
-        """Whether everything on `patterns` after `offset` is here.
-
-        False also if that cannot be proved: before `base`, and for patterns with wildcards if more
-        channels than _MOST_LOOKS would have to be compared.
-        """
-        if self.floor <= offset <= self.head:
+    def holds(self, message: Message) -> bool:
+        """Whether this very message is here, in the ring or as a last value."""
+        if self._last.get(message.channel) is message:
             return True
-        if not self.base <= offset <= self.head or EVERYTHING in patterns:
+        if not self.floor < message.offset <= self.head:
             return False
-        gone, wanted = self._gone, PatternSet(patterns)
-        if any(gone.get(each, 0) > offset for each in wanted.literals):
-            return False
-        if not wanted.wild:
-            return True
-        later = [channel for channel, last in gone.items() if last > offset]
-        return len(later) <= _MOST_LOOKS and not any(map(wanted.matches, later))
+        at = bisect_right(self._ring, message.offset, lo=self._first, key=_offset) - 1
+        return at >= self._first and self._ring[at] is message
 
-    def replay(self, patterns: frozenset[str], offset: int, most: int, now: float) -> Replay | None:
-        """The messages on `patterns` after `offset`; None if they are not all here, or too many."""
-        if not self.covers(patterns, offset):
-            return None
-        key = (patterns, offset)
-        known = self._replays.get(key, Replay((), 0, offset))
-        if known.head < self.head:
-            start = bisect_right(self._ring, known.head, lo=self._first, key=_offset)
-            frames = _frames_on(patterns, self._ring[start:])
-            known = Replay(chunked(known.chunks, frames), known.messages + len(frames), self.head)
-        if known.messages > most:
-            return None
-        self._share(key, known, now)
-        return known
+    def count_after(self, offset: int) -> int:
+        """How many messages of the ring are after `offset`."""
+        return len(self._ring) - bisect_right(self._ring, offset, lo=self._first, key=_offset)
 
-    def snapshot(self, patterns: frozenset[str]) -> Iterator[bytes]:
-        """The last message of each channel on `patterns`, marked, the oldest first; in chunks.
+    def after(self, offset: int, most: int) -> list[Message]:
+        """The first messages of the ring after `offset`."""
+        start = bisect_right(self._ring, offset, lo=self._first, key=_offset)
+        return self._ring[start : start + most]
 
-        As it is now; the chunks, of which some may be empty, are made one by one when they are
-        asked for, in about 1 ms each.
+    def quiet(self, channels: frozenset[str], offset: int) -> bool:
+        """Whether it is certain, without a look at the ring, that it has nothing of these channels
+        after `offset`, which is not below the floor."""
+        last = self._last
+        return self._lost_last <= offset and not any(
+            each in last and last[each].offset > offset for each in channels
+        )
+
+    def lost(self, channels: frozenset[str], offset: int) -> bool:
+        """Whether messages of these channels after `offset` have left the ring."""
+        gone = self._gone
+        return any(gone.get(each, 0) > offset for each in channels)
+
+    def lost_after(self, offset: int) -> list[str] | None:
+        """The channels that lost messages after `offset`; None for more than _MOST_LOOKS."""
+        channels: list[str] = []
+        for channel in reversed(self._gone):
+            if self._gone[channel] <= offset:
+                return channels
+            if len(channels) == _MOST_LOOKS:
+                return None
+            channels.append(channel)
+        return channels
+
+    def replay(self, patterns: frozenset[str], offset: int, most: int) -> Playback | None:
+        """The messages on `patterns` after `offset`; None if they are not all here, or too many.
+
+        At once: for what is known to be little, else see `Search`.
         """
-        wanted = PatternSet(patterns)
-        if wanted.wild:
-            last = list(self._last.values())
-            return self._marked(last, None if EVERYTHING in patterns else wanted)
+        search = Search(self, patterns, offset, most)
+        return search.playback() if search.run() is Outcome.FOUND else None
+
+    def snapshot(self, patterns: frozenset[str]) -> Playback:
+        """The last message of each channel on `patterns` now, marked; the oldest first."""
+        if any(map(is_wild, patterns)):
+            some = None if EVERYTHING in patterns else patterns
+            return Playback(self._all_values(), some, self._marks)
         found = [self._last[each] for each in patterns if each in self._last]
         found.sort(key=_offset)
-        return self._marked(found, None)
+        return Playback(Messages(found), None, self._marks)
 
-    def _marked(self, messages: list[Message], wanted: PatternSet | None) -> Iterator[bytes]:
-        frames, size = [], 0
-        for number, message in enumerate(messages, 1):
-            if wanted is None or wanted.matches(message.channel):
-                frames.append(self._snapshot_of(message).frame)
-                size += len(frames[-1])
-            if size > _CHUNK_BYTES or not number % _CHUNK_LOOKS:
-                yield b"".join(frames)
-                frames, size = [], 0
-        if frames:
-            yield b"".join(frames)
-
-    def _snapshot_of(self, message: Message) -> Message:
-        made = self._snapshots.get(message.channel)
-        if made is None or made.offset != message.offset:
-            payload = payload_of(message.frame)
-            frame = text_frame(snapshot_message(message.channel, message.offset, payload))
-            made = Message(message.channel, message.offset, frame)
-            if self._last.get(message.channel) is message:
-                self._snapshots[message.channel] = made
-        return made
-
-    def _share(self, key: tuple[frozenset[str], int], replay: Replay, now: float) -> None:
-        replays = self._replays
-        old = replays.pop(key, None)
-        if old is not None:
-            self._replay_bytes -= sum(map(len, old.chunks))
-        replays[key] = replay
-        self._replayed_at = now
-        self._replay_bytes += sum(map(len, replay.chunks))
-        while self._replay_bytes > _SHARED_BYTES and len(replays) > 1:
-            gone = replays.pop(next(iter(replays)))
-            self._replay_bytes -= sum(map(len, gone.chunks))
-
-    def _forget_replays(self) -> None:
-        self._replays.clear()
-        self._replay_bytes = 0
+    def _all_values(self) -> Messages:
+        """All last values; one list for all who ask before the next message."""
+        values = self._values and self._values()
+        if not values or values[-1] is not next(reversed(self._last.values()), None):
+            values = Messages(self._last.values())
+            self._values = ref(values)
+        return values
 
     def _evict(self, now: float) -> None:
         """Forget the oldest; a little more than must be, so that it is not done at each message."""
@@ -219,35 +188,18 @@ class History:
         ):
             message = ring[first]
             size -= len(message.frame)
+            gone.pop(message.channel, None)  # so that they stay in order
             gone[message.channel] = floor = message.offset
             ring[first] = _FORGOTTEN
             first += 1
-        if len(gone) > _MAX_GONE:
-            self._forget_gone()
+        while len(gone) > _MAX_GONE:
+            self.base = gone.pop(next(iter(gone)))
         self.size, self.floor = size, floor
         if first > _COMPACT_AT and first > end // 2:
             del ring[:first], times[:first]
             first = 0
         self._first = first
 
-    def _forget_gone(self) -> None:
-        """Of half of the channels, those that lost messages longest ago, nothing is known."""
-        kept = sorted(self._gone.items(), key=lambda each: each[1])
-        half = len(kept) // 2
-        self.base = kept[half - 1][1]
-        self._gone = dict(kept[half:])
-
 
 def _offset(message: Message) -> int:
     return message.offset
-
-
-def _frames_on(patterns: frozenset[str], messages: list[Message]) -> list[bytes]:
-    """The frames of those of the messages that are on `patterns`."""
-    if EVERYTHING in patterns:
-        return [each.frame for each in messages]
-    wanted = PatternSet(patterns)
-    channels = patterns
-    if wanted.wild:
-        channels = frozenset(filter(wanted.matches, {each.channel for each in messages}))
-    return [each.frame for each in messages if each.channel in channels]

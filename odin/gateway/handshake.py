@@ -44,7 +44,8 @@ class RequestHead(NamedTuple):
 
     @property
     def query(self) -> dict[str, list[str]]:
-        return parse_qs(self.target.partition("?")[2], max_num_fields=_MAX_ARGUMENTS)
+        query = self.target.partition("?")[2]
+        return parse_qs(query, keep_blank_values=True, max_num_fields=_MAX_ARGUMENTS)
 
     @property
     def persistent(self) -> bool:
@@ -183,14 +184,13 @@ def token_of(head: RequestHead) -> str | None:
     for each in protocols_of(head):
         if each.startswith(_BEARER_PROTOCOL):
             return each[len(_BEARER_PROTOCOL) :]
-    values = _query(head).get("token")
-    return values[0] if values else None
+    return next(filter(None, _query(head).get("token", ())), None)
 
 
 def channels_of(head: RequestHead) -> list[str] | None:
-    """The patterns of `?channels=a,b`; None without."""
+    """The patterns of `?channels=a,b`, none of `?channels=`; None without."""
     values = _query(head).get("channels")
-    if not values:
+    if values is None:
         return None
     return [each for value in values for each in value.split(",") if each]
 

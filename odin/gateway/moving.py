@@ -21,7 +21,8 @@ from odin.access.tokens import Identity
 from odin.bus.bridge import Bridge
 from odin.delivery.backlog import Backlog
 from odin.delivery.hub import Hub
-from odin.delivery.message import Message
+from odin.delivery.message import Message, notice
+from odin.delivery.playback import Messages, Playback
 from odin.gateway.control import REVOKED, Control
 from odin.gateway.drain import RESTART
 from odin.gateway.session import Context, Session
@@ -223,12 +224,14 @@ class Mover:
     def _restore(self, session: Session, transport: Transport, waiting: Waiting) -> None:
         transport.hold(waiting.pending, 0)
         backlog = Backlog(self._context.max_pending)
-        backlog.extend(waiting.chunks)
+        if waiting.chunks:
+            backlog.extend(Playback(Messages(map(notice, waiting.chunks))))
         backlog.add([Message(*each) for each in waiting.entries])
         if waiting.conflating:
             backlog.conflate(waiting.skipped, waiting.names, waiting.from_, waiting.to)
         if backlog:
             session._backlog = backlog
+            self._context.replays.watch(session)
 
     def _go_on(self, session: Session, patterns: frozenset[str], told: Told) -> None:
         """What came meanwhile, then the feed; and the news if it is another one, or another state,
@@ -236,8 +239,7 @@ class Mover:
         bridge = self._bridge
         missed = None
         if told.epoch == bridge.epoch:
-            now = self._context.monotonic()
-            missed = bridge.history.replay(patterns, told.offset, _ALL, now)
+            missed = bridge.history.replay(patterns, told.offset, _ALL)
             if missed is None:
                 # only the broker may have it still: the client can ask for it, and is told where
                 session.expect_restart(0, Position(epoch=told.epoch, offset=told.offset))
@@ -246,8 +248,8 @@ class Mover:
         if bridge.live and (missed is None or not told.live):
             offset = bridge.offset if missed is None else told.offset
             self._tell(session, FeedStatus(status="live", epoch=bridge.epoch, offset=offset))
-        if missed is not None and missed.chunks:
-            session.play(missed.chunks)
+        if missed:
+            session.play(missed)
         if told.live and not bridge.live:
             self._tell(session, FeedStatus(status="stale"))
         if session.outlet is not None:
@@ -274,7 +276,7 @@ class Mover:
 
 def _size_waiting(session: Session, transport: Transport) -> int:
     backlog = session._backlog
-    return transport.pending + (backlog.size + backlog.replaying if backlog is not None else 0)
+    return transport.pending + (backlog.size + backlog.replay_size if backlog is not None else 0)
 
 
 def _waiting(session: Session, transport: Transport) -> Waiting | None:

@@ -12,7 +12,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from odin.gateway.transport import turn_away, waiting_in
+from odin.gateway.port import turn_away
+from odin.gateway.transport import waiting_in
 
 
 @implementer(IPushProducer)

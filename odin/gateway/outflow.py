@@ -1,15 +1,17 @@
 """The way of a client's messages out: at once, or behind what waits for it already."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from odin.delivery.backlog import Backlog
 from odin.delivery.group import ABSENT, Group
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message, joined
+from odin.delivery.playback import Playback
+from odin.delivery.readers import Reader
 from odin.wire.codes import CloseCode
 
-_MADE_IN_A_TURN: Final = 2  # chunks of a replay, of 1 ms each
+_MADE_IN_A_TURN: Final = 2  # chunks of a playback, of 1 ms each at most
 
 
 class Outlet(Protocol):
@@ -35,6 +37,12 @@ class Outlet(Protocol):
         """Ask for `token_event` at the next tick: the token is another one."""
 
 
+class Watch(Protocol):
+    """Who looks after clients that do not read what they asked for."""
+
+    def watch(self, reader: Reader) -> None: ...
+
+
 class Tally(Protocol):
     """What all clients of a server have in common here."""
 
@@ -45,6 +53,10 @@ class Tally(Protocol):
     @property
     def hub(self) -> Hub:
         """Where turns come from."""
+
+    @property
+    def replays(self) -> Watch:
+        """Where playbacks come from."""
 
 
 class Outflow:
@@ -123,20 +135,30 @@ class Outflow:
         else:
             self.send(frame)
 
-    def play(self, chunks: Iterable[bytes]) -> None:
-        """Whole frames, more than a transport should hold at a time; behind everything before.
-
-        An iterator's chunks are made as they are sent, some in each turn.
-        """
+    def play(self, playback: Playback) -> None:
+        """Messages of the past, behind everything before; joined as they are sent, some a turn."""
+        if not playback:
+            return
         backlog = self._backlog
         if backlog is None:
             backlog = self._backlog = Backlog(self._tally.max_pending)
-            backlog.extend(chunks)
+            backlog.extend(playback)
             self._drain(self.sink)
-        elif (size := backlog.replaying) > self._tally.max_pending and self.outlet is not None:
-            self.outlet.overflowed(size)  # it asks for more before it has read the last
         else:
-            backlog.extend(chunks)
+            backlog.extend(playback)
+        if self._backlog is not None:
+            self._tally.replays.watch(self)
+
+    def look(self, holds: Callable[[Message], bool]) -> bool:
+        """Let the client go if it does not read, and too much waits that nobody else needs."""
+        backlog = self._backlog
+        if backlog is None or not backlog.replaying:
+            return False
+        if not backlog.moved() and self.outlet is not None:
+            size = backlog.weight(holds)
+            if size > self._tally.max_pending:
+                self.outlet.overflowed(size)
+        return self._backlog is not None
 
     def _drain(self, sink: Any) -> None:
         """Write from the backlog until the kernel takes no more, or it is empty.

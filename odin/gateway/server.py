@@ -12,8 +12,9 @@ from odin.delivery.hub import Hub
 from odin.gateway.drain import drain
 from odin.gateway.endpoints import Endpoints, empty
 from odin.gateway.ordinary import OrdinaryFactory
+from odin.gateway.port import Port
 from odin.gateway.session import Session
-from odin.gateway.transport import Port, Transport
+from odin.gateway.transport import Transport
 from odin.gateway.websocket import OdinFactory
 from odin.process import listeners
 

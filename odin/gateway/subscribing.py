@@ -5,17 +5,18 @@ acknowledgement, then the replay or the snapshot, then the feed by the new patte
 and limits are those of that moment, not of the moment at which the request came.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from odin.access.tokens import Identity
-from odin.delivery.history import Replay
 from odin.delivery.hub import Hub
+from odin.delivery.playback import Playback
 from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
 from odin.gateway.costs import size_of_names
+from odin.gateway.outflow import Watch
 from odin.gateway.paying import Paying, Terms
 from odin.wire.messages import (
     Rejection,
@@ -34,14 +35,14 @@ _EVERYTHING: Final = frozenset((EVERYTHING,))
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
-class Replays(Protocol):
+class Replays(Watch, Protocol):
     """Where a client's missed messages come from."""
 
     def replay(
-        self, patterns: frozenset[str], epoch: str, offset: int
-    ) -> "Replay | Deferred[Replay | None] | None": ...
+        self, patterns: frozenset[str], epoch: str, offset: int, gone: Callable[[], bool]
+    ) -> "Playback | Deferred[Playback | None] | None": ...
 
-    def snapshot(self, patterns: frozenset[str]) -> Iterable[bytes]: ...
+    def snapshot(self, patterns: frozenset[str]) -> Playback: ...
 
 
 class Feed(Protocol):
@@ -80,7 +81,9 @@ class Subscriber(Paying):
         found = None
         if subscribed and recover is not None:
             patterns = self._own_patterns().union(subscribed)
-            found = self._context.replays.replay(patterns, recover.epoch, recover.offset)
+            found = self._context.replays.replay(
+                patterns, recover.epoch, recover.offset, self._is_gone
+            )
         if isinstance(found, Deferred):
             # what was checked holds still then: no other request is carried out before
             self._wait_for(found, lambda it: self._found(it, request, subscribed, rejected))
@@ -89,7 +92,7 @@ class Subscriber(Paying):
 
     def _found(
         self,
-        found: Replay | Failure | None,
+        found: Playback | Failure | None,
         request: Subscribe,
         subscribed: list[str],
         rejected: list[Rejection],
@@ -101,7 +104,7 @@ class Subscriber(Paying):
 
     def _subscribed(
         self,
-        replay: Replay | None,
+        replay: Playback | None,
         request: Subscribe,
         subscribed: list[str],
         rejected: list[Rejection],
@@ -113,7 +116,7 @@ class Subscriber(Paying):
         # also if nothing changes: the acknowledgement has an offset
         context.hub.resubscribe(self, patterns if subscribed else self._patterns())
         offset = context.bridge.offset
-        if replay is not None and replay.messages and wanted.recover is not None:
+        if replay and wanted.recover is not None:
             offset = wanted.recover.offset  # what follows goes on from there
         self._reply(
             SubscriptionAck(
@@ -127,7 +130,7 @@ class Subscriber(Paying):
             )
         )
         if replay is not None:
-            self.play(replay.chunks)
+            self.play(replay)
         elif wanted.snapshot and subscribed:
             self.play(context.replays.snapshot(frozenset(subscribed)))
 
@@ -151,6 +154,9 @@ class Subscriber(Paying):
         if self._explicit:
             patterns = frozenset(filter(permission(identity.channels), self._patterns()))
         self._context.hub.resubscribe(self, patterns)
+
+    def _is_gone(self) -> bool:
+        return self.outlet is None
 
     def _default(self) -> frozenset[str]:
         """What a client gets that never subscribed: everything it may see."""

@@ -120,6 +120,11 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
+    def peak(self) -> int:
+        """The most bytes that it has been resident with."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
     def says(self, pattern: str) -> re.Match[str]:
         """Wait until the output matches."""
 

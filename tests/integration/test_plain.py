@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import tempfile
 from http.client import HTTPConnection
@@ -102,6 +103,41 @@ class HostileTests(PlainTestCase):
             Content_Type="application/x-www-form-urlencoded",
         )  # fmt: skip
         self.assertEqual((response.status, response.json()["subject"]), (202, "odin.x.y"))
+
+
+class RecentPagesTests(OdinTestCase):
+    """Pages that cost something, with an interval of an hour."""
+
+    def test_once(self) -> None:
+        """They are made once for all who ask, on both ports, but anew once it is not ready."""
+        for options in (MEMORY, (*MEMORY, "--workers", "1")):
+            inner = free_port()
+            odin = self.start(*options, METRICS_PORT=str(inner), METRICS_UPDATE_INTERVAL="3600")
+            odin.says(r"Odin listens on")
+            for host, page in (
+                (odin.host, "health"), (f"127.0.0.1:{inner}", "stats"),
+                (f"127.0.0.1:{inner}", "metrics"),
+            ):  # fmt: skip
+                wire = self.wire_to(host)
+                bodies = set()
+                for _ in range(3):
+                    wire.send(f"GET /{page} HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+                    bodies |= {wire.response().body for _ in range(3)}
+                    self.websocket(odin=odin)
+                self.assertEqual(len(bodies), 1, (options, page))
+            probe = self.wire_to(odin.host)
+            probe.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual(probe.response().status, 200)
+            stubborn = self.websocket(odin=odin)
+            odin.signal(signal.SIGTERM)
+            self.assertEqual(stubborn.closed()[0], 1012)
+            probe.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual(probe.response().status, 503)
+
+    def wire_to(self, host: str) -> Wire:
+        wire = Wire(host)
+        self.addCleanup(wire.close)
+        return wire
 
 
 class HalfCloseTests(OdinTestCase):
