@@ -120,8 +120,9 @@ class InnerProtocol(PlainHttp):
         self.factory.wheel.set(self, self.factory.times.write_s)
 
     def caughtUp(self) -> None:
-        self.factory.wheel.clear(self)
-        self.http_left()
+        if not self._over:
+            self.factory.wheel.clear(self)
+            self.http_left()
 
     def overflowed(self, pending: int) -> None:
         """An answer may be as long as it likes."""

@@ -110,6 +110,7 @@ class NotingTransport:
         return IPv4Address("TCP", "127.0.0.1", 3002)
 
     def loseConnection(self):
+        self.disconnecting = True
         self.ended = self.ended or "lost"
 
     def loseWriteConnection(self):

@@ -32,6 +32,7 @@ class HandshakeTests(SynchronousTestCase):
             (400, b"GET /ws HTTP/1.1", b"GET /ws\x00 HTTP/1.1"),
             (400, b"GET /ws HTTP/1.1", b"GET /w\xc3\xa9 HTTP/1.1"),
             (400, b"GET /ws HTTP/1.1", b"GET /ws#x HTTP/1.1"),
+            (400, b"GET /ws HTTP/1.1", b"GET /ws\tx HTTP/1.1"),
             (400, b"Host: localhost", b"Host: a\r\nHost: b"),
             (400, b"Host: localhost", b"Host : localhost"),
             (400, b"Host: localhost", b"Host: localhost\r\n folded"),

@@ -1,13 +1,16 @@
 """A long snapshot is made and sent in turns: others are served in between, and order is kept."""
 
 import json
+import tracemalloc
 from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from odin.delivery.playback import CHUNK_BYTES
 from odin.gateway.moving import Mover
 from tests import connections
 from tests.connections import Server, frame, frames
+from tests.test_promise import FullTransport
 
 CHANNELS = 3000
 BOUNDS = connections.BOUNDS._replace(messages=10_000, channels=CHANNELS + 10)
@@ -102,3 +105,121 @@ class SnapshotTests(SynchronousTestCase):
             during = mover.movable(session)
             self.server.turn()
             self.assertEqual((before, during, mover.movable(session)), (True, False, True))
+
+
+class ReadingTests(SynchronousTestCase):
+    """A client that asked for much reads it at its own pace, or is let go."""
+
+    COUNT = 1000
+
+    def setUp(self):
+        bounds = BOUNDS._replace(messages=50, size=1 << 30, channels_size=1 << 30)
+        with mock.patch.object(connections, "BOUNDS", bounds):
+            self.server = Server()
+        self.server.context.max_pending = 200_000
+        self.change()
+
+    def change(self):
+        """A new value of each channel."""
+        for n in range(self.COUNT):
+            self.server.bridge.received(f"t.{n}", b'{"x":"%s"}' % (b"x" * 1500))
+        self.server.turn()
+
+    def ask(self, *, snapshot=True, recover=None, then=""):
+        """A client that asks for everything, and does not read."""
+        peer = self.server.open("/ws?channels=none")
+        transport = FullTransport(peer.protocol)
+        peer.transport = peer.protocol.transport = transport
+        transport.full = True
+        data = {"channels": ["t.*"], "snapshot": snapshot}
+        if recover is not None:
+            data["recover"] = {"epoch": self.server.bridge.epoch, "offset": recover}
+        peer.say(type="subscribe", data=data)
+        if then:
+            peer.say(type=then, data={"channels": ["t.*"]})
+        return peer
+
+    def looks(self, count=3):
+        for _ in range(count):
+            self.server.clock.advance(2.5)
+            self.server.turn()
+
+    def is_open(self, peer):
+        return peer.protocol.state == peer.protocol.STATE_OPEN
+
+    def test_what_others_need_costs_nothing(self):
+        """Values that are the last ones are kept anyway: a client may take its time."""
+        peer = self.ask()
+        self.looks()
+        self.assertTrue(self.is_open(peer))
+
+    def test_not_read(self):
+        """Values that have changed are kept for it alone: 4408, also if it unsubscribes."""
+        for then in ("", "unsubscribe"):
+            self.change()
+            peer = self.ask(then=then)
+            for n in range(self.COUNT // 2):  # not so many that its backlog is too much
+                self.server.bridge.received(f"t.{n}", b"{}")
+            self.server.turn()
+            session = peer.protocol.session
+            self.assertTrue(self.is_open(peer), then)
+            self.looks()
+            self.assertEqual(peer.protocol.localCloseCode, 4408, then)
+            self.assertIsNone(session._backlog)
+
+    def test_read_at_its_own_pace(self):
+        """A client that reads some of it now and then gets all of it, whatever it pins."""
+        peer = self.ask()
+        for n in range(self.COUNT):
+            self.server.bridge.received(f"t.{n}", b"{}")
+        self.server.turn()
+        got = []
+        for _ in range(60):
+            self.server.clock.advance(2.0)
+            self.server.turn()
+            peer.transport.drain()
+            self.assertTrue(self.is_open(peer))
+            got += peer.messages()
+        self.assertEqual(sum(each.get("snapshot", False) for each in got), self.COUNT)
+        self.assertIsNone(peer.protocol.session._backlog)
+
+    def test_recovery_that_is_not_read(self):
+        """The same for what was missed."""
+        start = self.server.bridge.offset
+        for _ in range(45):
+            self.server.bridge.received("t.1", b'{"x":"%s"}' % (b"x" * 10_000))
+        self.server.turn()
+        peer = self.ask(snapshot=False, recover=start)
+        self.looks()
+        self.assertTrue(self.is_open(peer))
+        for _ in range(60):
+            self.server.bridge.received("other", b"{}")
+        self.server.turn()
+        self.looks()
+        self.assertEqual(peer.protocol.localCloseCode, 4408)
+
+    def test_memory_of_many(self):
+        """Clients that ask for the same and do not read cost what one of them costs."""
+        peers = [self.ask()]
+        tracemalloc.start()
+        try:
+            peers += [self.ask() for _ in range(30)]
+            used = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        waiting = [len(each.transport.held) for each in peers]
+        self.assertLess(used - sum(waiting), 30 * 40_000)
+        self.assertLess(max(waiting), 3 * CHUNK_BYTES)
+
+    def test_nobody_is_watched_for_ever(self):
+        """Once everything is read, or the client is gone, it is not looked at any more."""
+        peers = [self.ask() for _ in range(3)]
+        readers = self.server.context.replays._readers._readers
+        self.assertEqual(len(readers), 3)
+        peers[0].lose()
+        peers[1].transport.full = False
+        for _ in range(40):
+            peers[1].transport.drain()
+            self.server.turn()
+        self.looks(1)
+        self.assertEqual(list(readers), [peers[2].protocol.session])

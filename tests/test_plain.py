@@ -5,6 +5,8 @@ import json
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from odin.gateway.plain import PlainHttp
+from odin.gateway.websocket import OdinProtocol
 from odin.inner import MOST_CONNECTIONS, InnerFactory, InnerTimes
 from odin.web.answers import AnswerPage
 from odin.web.health import Livez
@@ -84,6 +86,18 @@ class HeadTests(PlainTestCase):
         self.assertEqual(self.statuses(), [405])
         self.peer.send(post(b"Content-Length: 99999999", b"Expect: 100-continue"))
         self.assertEqual(self.statuses(), [413])
+
+
+class NamesTests(SynchronousTestCase):
+    def test_nobody_elses(self):
+        """It takes no name away from what a WebSocket is made of, Autobahn's least of all."""
+        shared = {"data", "factory", "transport", "asks_upgrade"}
+        own = {name for name in vars(PlainHttp) if not name.startswith("__")} - shared
+        for kind in OdinProtocol.__mro__:
+            if kind is not PlainHttp:
+                self.assertEqual(
+                    own & (set(vars(kind)) | set(vars(kind).get("__slots__", ()))), set()
+                )
 
 
 class TurnTests(PlainTestCase):
@@ -196,6 +210,13 @@ class TimeTests(PlainTestCase):
         self.server.advance(4)
         self.assertEqual(self.peer.ended, "lost")
 
+    def test_at_the_last_moment(self):
+        """A request that is whole when its deadline comes is answered."""
+        self.arrive(SLOW)
+        self.peer.protocol.due()
+        self.give()
+        self.assertEqual((self.statuses(), self.peer.ended), ([200], None))
+
     def test_answering(self):
         """An answer may take its time."""
         self.arrive(SLOW)
@@ -284,6 +305,16 @@ class InnerTests(PlainTestCase):
         self.server.advance(4)
         self.assertEqual(self.peer.ended, "lost")
         self.server.advance(6)
+        self.assertEqual(self.peer.ended, "aborted")
+
+    def test_refused_and_slow(self):
+        """A refusal that waits to be read has its end, too, once it has left."""
+        self.peer.transport.behind = True
+        self.arrive(b"nonsense\r\n\r\n")
+        self.peer.protocol.fellBehind()
+        self.peer.transport.behind = False
+        self.peer.protocol.caughtUp()
+        self.server.advance(4)
         self.assertEqual(self.peer.ended, "aborted")
 
     def test_catching_up(self):

@@ -42,6 +42,11 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: int | None = None
     token_id: str = ""
 
+    def check(self, now: float) -> None:
+        """Raises: Unauthorized, if the token has ended by `now` (seconds since 1970)."""
+        if self.expires_at is not None and now >= self.expires_at + _LEEWAY_S:
+            raise Unauthorized("expired")
+
 
 ANONYMOUS: Final = Identity(user_id="")
 

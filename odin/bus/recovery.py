@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WAIT_S: Final = 15.0  # for a bus that starts, or is away: what was missed is there still
 _AHEAD_S: Final = 4.0  # for a message that another node had; a paused broker is known by then
 _LOOK_EVERY_S: Final = 0.02
-_LOOKS: Final = 64  # at clients that wait, or at a part of them: at each within a second
+_LOOKS: Final = 64  # at clients that wait, or at a part of them: at each within two seconds
 _PART: Final = 50
 _MAX_FETCHES: Final = 16  # different ones under way at the broker; more have to wait
 _MOST_FETCHED: Final = 64 << 20  # bytes of messages that were fetched, until clients have them
@@ -223,7 +223,8 @@ class Recovery:
             self._later(partial(self._decode, fetched))
 
     def _refuse_fetched(self, wish: _Wish) -> None:
-        wish.answer.callback(self._counted(None, "jetstream"))
+        if not wish.gone():
+            wish.answer.callback(self._counted(None, "jetstream"))
 
     def _decode(self, fetched: _Fetched) -> None:
         """Make messages of some more of what was fetched; then go on in memory from there."""

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet import posixbase
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from odin.errors import ConfigError
 from odin.gateway.ordinary import OrdinaryFactory
 from odin.process import listeners
 from odin.process.channel import adopt
@@ -67,7 +69,7 @@ class Endpoints:
         self._passed: dict[int, Any] = {}  # open here still, and accepted from by another process
 
     def listen(self, factory: OrdinaryFactory) -> None:
-        """Accept at each of them, unless that is so. Raises: CannotListenError."""
+        """Accept at each of them, unless that is so. Raises: CannotListenError, ConfigError."""
         for number, port in self._passed.items():
             port.startReading()
             self._ports[number] = port
@@ -123,9 +125,15 @@ class Endpoints:
     def _listen_at(self, door: Door, factory: OrdinaryFactory) -> IListeningPort:
         ports: list[IListeningPort] = []
         failures: list[Failure] = []
-        door.endpoint.listen(factory).addCallbacks(ports.append, failures.append)
-        if failures:  # endpoints listen at once, or fail at once
-            failures[0].raiseException()
+        try:
+            door.endpoint.listen(factory).addCallbacks(ports.append, failures.append)
+            if failures:  # endpoints listen at once, or fail at once
+                failures[0].raiseException()
+        except CannotListenError:
+            raise
+        except Exception as error:  # whatever a folder or a port that is none leads to
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ConfigError(f"--endpoint {door.text}: {why}") from None
         accept_as_room_is(ports[0], factory)
         where: Any = ports[0].getHost()
         name = f"{where.host}:{where.port}" if hasattr(where, "port") else repr(where.name)

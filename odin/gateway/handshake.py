@@ -93,7 +93,13 @@ def parse_head(block: bytes) -> RequestHead:
     if not text.isprintable() and any(map(_CONTROL.search, lines)):
         raise _bad("a control character in the head")
     request_line = lines[0].split(" ")
-    if len(request_line) != 3 or not _NAME.match(request_line[0]) or not lines[0].isascii():
+    # a tab separates words for some (RFC 9112 3)
+    if (
+        len(request_line) != 3
+        or not _NAME.match(request_line[0])
+        or not lines[0].isascii()
+        or "\t" in lines[0]
+    ):
         raise _bad("malformed request line")
     method, target, version = request_line
     headers: dict[str, str] = {}

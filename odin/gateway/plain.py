@@ -50,7 +50,10 @@ MakeExchange = Callable[[Any, Callable[[], None]], Exchange]
 
 
 class PlainHttp:
-    """The HTTP side of a protocol, whose factory says what is allowed (see HttpFactory).
+    """The HTTP side of a protocol.
+
+    The factory has `wheel`, `times`, `meter`, `http` (makes an Exchange), `later` (runs a callable
+    in a later turn) and `max_body_bytes`. The transport tells what `transport.Listener` says.
 
     Its attributes are the instance's only while there is something to say: a WebSocket has none.
     """
@@ -93,7 +96,9 @@ class PlainHttp:
             self._left()
 
     def http_late(self) -> None:
-        """A deadline has come: of a request, or between two."""
+        """A deadline has come: of a request, between two, or of an answer that does not leave."""
+        if self._answering and not self.transport.behind:
+            return  # the request has come while the wheel was at it
         self._over = True
         if self._served:
             self.transport.loseConnection()

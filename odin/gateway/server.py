@@ -57,7 +57,7 @@ class Gateway(Service):
         self._watch.clock = reactor
 
     def startService(self) -> None:
-        """Raises: CannotListenError."""
+        """Raises: CannotListenError, ConfigError."""
         super().startService()
         if self._own is not None:
             self.listen_on(0, self._own())

@@ -349,7 +349,7 @@ def _check(payload: bytes) -> None:
     By the standard library: msgspec stops at the first thing that is not as expected.
     """
     try:
-        json.loads(payload, parse_constant=_no_number)
+        json.loads(payload.decode(), parse_constant=_no_number)  # bytes could be UTF-16 to it
     except (ValueError, RecursionError):
         raise NotJSON("payload is not JSON in UTF-8") from None
 
