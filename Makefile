@@ -7,8 +7,12 @@ ARGS ?=
 UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 CASES ?= *
 MINUTES ?= 5
+SECONDS ?= 60
+ATTACK_SECONDS ?= 3
+ATTACK_CLIENTS ?= 1000
+ODIN ?= .
 
-.PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover compliance soak build docker docs clean help
+.PHONY: run dev test unit fmt lint types coverage bench bench-quick bench-100k bench-storm bench-handover fuzz attack compliance soak build docker docs clean help
 
 help:           ## what can be made
 	@grep -hE '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -27,6 +31,11 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@echo "installing what the tests need into $(VENV): once, half a minute"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: setup.cfg pyproject.toml | $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,fuzz]' || \
+	  echo "atheris cannot be installed here: Hypothesis makes the inputs instead" >&2
+	@touch $@
 
 run: $(VENV)/.run   ## Odin with a simulated market on http://localhost:3002/
 	@echo "open http://localhost:$(PORT)/ in a browser; Ctrl-C stops Odin"
@@ -77,6 +86,12 @@ bench-handover: $(VENV)/.test ## ten hand-overs of 5,000 clients under load, the
 soak: $(VENV)/.test ## chaos for MINUTES: brokers and servers die, clients stall, nothing is lost
 	$(BIN)/python -m tests.integration.chaos --seconds $$(( $(MINUTES) * 60 ))
 
+fuzz: $(VENV)/.fuzz ## hostile input for SECONDS, guided by coverage; a crash is kept in fuzz-results/
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+attack: $(VENV)/.test ## what hostile clients cost; ODIN=<another checkout>, ATTACK_SECONDS, ATTACK_CLIENTS
+	ATTACK_SECONDS=$(ATTACK_SECONDS) ATTACK_CLIENTS=$(ATTACK_CLIENTS) $(ODIN)/$(BIN)/python -m tests.hostile $(ARGS)
+
 compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'
 
@@ -93,6 +108,6 @@ docs: $(VENV)/.test ## the API reference, in build/docs/
 	@echo "build/docs/index.html"
 
 clean:          ## everything that was made, the environment too
-	rm -rf $(VENV) _trial_temp* build dist *.egg-info htmlcov .coverage* bench-results
+	rm -rf $(VENV) _trial_temp* build dist *.egg-info htmlcov .coverage* bench-results fuzz-results
 	rm -rf .mypy_cache .ruff_cache .hypothesis twistd.log twistd.pid twisted/plugins/dropin.cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

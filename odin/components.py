@@ -1,7 +1,7 @@
 """What a server is made of, each made from its part of the configuration."""
 
 import time
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.endpoints import serverFromString
 
@@ -11,6 +11,7 @@ from odin.access.origins import OriginPolicy, TrustedProxies
 from odin.access.tokens import TokenVerifier, load_public_key
 from odin.bus.interfaces import IBus
 from odin.bus.memory import MemoryBus
+from odin.checks import ECHO_PATH
 from odin.config import Config
 from odin.delivery.history import Bounds
 from odin.errors import ConfigError
@@ -20,8 +21,6 @@ from odin.gateway.websocket import Times
 from odin.metrics import Metrics
 from odin.place import Place
 from odin.process import descriptors
-
-ECHO_PATH: Final = "/echo"
 
 
 def bus_of(config: Config, loop: Any, node: str) -> IBus:

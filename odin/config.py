@@ -10,12 +10,13 @@ from msgspec import Meta, field
 from odin.wire.subjects import EVERYTHING
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 Bytes = Annotated[int, Meta(ge=256, le=1 << 30)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrOff = Annotated[float, Meta(ge=0, le=86_400)]
 Milliseconds = Annotated[int, Meta(ge=0, le=3_600_000)]
-Path_ = Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*$")]
+Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
+Stored = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # what a broker counts with
 
 DEFAULT_SUBJECTS: Final = (
     "odin.token.*.price",
@@ -45,7 +46,7 @@ class Server(Section, frozen=True, kw_only=True):
 
 
 class Websocket(Section, frozen=True, kw_only=True):
-    path: Path_ = "/ws"
+    path: str = "/ws"
     check_origin: bool = True
     allowed_origins: tuple[str, ...] = ()
     enable_compression: bool = True
@@ -71,9 +72,9 @@ class JetStream(Section, frozen=True, kw_only=True):
     stream: Annotated[str, Meta(pattern=r"^[^\s.*>/\\]*$")] = ""
     create: bool = False
     subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = ("odin.>",)
-    max_age_s: Annotated[float, Meta(ge=0)] = field(name="maxAge", default=3600)
-    max_size: Count = field(name="maxBytes", default=1 << 30)
-    max_messages: Count = 0
+    max_age_s: Annotated[float, Meta(ge=0, le=9e9)] = field(name="maxAge", default=3600)
+    max_size: Stored = field(name="maxBytes", default=1 << 30)
+    max_messages: Stored = 0
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     preload: Count = 10_000
 
@@ -82,11 +83,13 @@ class Nats(Section, frozen=True, kw_only=True):
     url: str = "nats://localhost:4222"
     subjects: Annotated[tuple[str, ...], Meta(min_length=1)] = DEFAULT_SUBJECTS
     publish_subjects: tuple[str, ...] = ()
-    max_reconnects: Annotated[int, Meta(ge=-1)] = -1
+    max_reconnects: Annotated[int, Meta(ge=-1, le=1_000_000_000)] = -1
     reconnect_wait_ms: Milliseconds = field(name="reconnectWait", default=1000)
     reconnect_jitter_ms: Milliseconds = field(name="reconnectJitter", default=200)
-    max_pings_out: Annotated[int, Meta(ge=1)] = 3
-    ping_interval_ms: Annotated[int, Meta(ge=100)] = field(name="pingInterval", default=10_000)
+    max_pings_out: Annotated[int, Meta(ge=1, le=1000)] = 3
+    ping_interval_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = field(
+        name="pingInterval", default=10_000
+    )
     user: str = ""
     password: str = ""
     token: str = ""
@@ -113,7 +116,7 @@ class Auth(Section, frozen=True, kw_only=True):
 
 class Metrics(Section, frozen=True, kw_only=True):
     enable_prometheus: bool = True
-    metrics_path: Path_ = "/metrics"
+    metrics_path: str = "/metrics"
     port: Port | None = None
     host: str = ""
     update_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = field(
@@ -122,9 +125,9 @@ class Metrics(Section, frozen=True, kw_only=True):
 
 
 class Limits(Section, frozen=True, kw_only=True):
-    messages_per_second: Annotated[float, Meta(ge=0)] = 20
-    message_burst: Annotated[int, Meta(ge=1)] = 100
-    connections_per_second_per_address: Annotated[float, Meta(ge=0)] = 0
+    messages_per_second: Rate = 20
+    message_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    connections_per_second_per_address: Rate = 0
     channels_per_client: Count = 1024
     kept_bytes_per_client: Bytes = field(name="keptPerClient", default=128 << 10)
 
@@ -132,15 +135,15 @@ class Limits(Section, frozen=True, kw_only=True):
 class Delivery(Section, frozen=True, kw_only=True):
     max_pending_bytes: Bytes = field(name="maxPending", default=1 << 20)
     nonce_window_s: Seconds = field(name="nonceWindow", default=600)
-    nonce_limit: Annotated[int, Meta(ge=2)] = 200_000
+    nonce_limit: Annotated[int, Meta(ge=2, le=10_000_000)] = 200_000
     conflate: tuple[str, ...] = DEFAULT_CONFLATE
     send_buffer_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = field(
         name="sendBuffer", default=65_536
     )
-    history_messages: Annotated[int, Meta(ge=1)] = 50_000
+    history_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 50_000
     history_size: Bytes = field(name="historyBytes", default=32 << 20)
     history_age_s: Seconds = field(name="historyAge", default=300)
-    snapshot_channels: Annotated[int, Meta(ge=1)] = 10_000
+    snapshot_channels: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     snapshot_size: Bytes = field(name="snapshotBytes", default=16 << 20)
     recover_messages: Count = 10_000
 

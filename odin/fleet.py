@@ -9,10 +9,11 @@ import msgspec
 from odin import logs
 from odin.bus.addresses import loopback
 from odin.config import Config, worker_count
-from odin.inner import inner_listener, inner_pages
+from odin.gateway.timers import Wheel
+from odin.inner import InnerListener, inner_pages
 from odin.metrics import exposition
 from odin.place import TopService, made_up_secret, node_name, own_sockets, warn_of_descriptors
-from odin.process import memory, signals, systemd
+from odin.process import memory, reactors, signals, systemd
 from odin.process.broker import Broker
 from odin.process.supervisor import Supervisor
 from odin.process.upgrade import Upgrades
@@ -168,12 +169,14 @@ def make_fleet(
     fleet = TopService()
     fleet.addService(systemd.Watchdog(reactor, supervisor.well))
     if config.metrics.port is not None:
-        pages = inner_pages(config, answers)
+        pages = inner_pages(config, answers, answers.not_ready)
         pages["livez"] = Livez()
         pages["readyz"] = Readyz(answers)
         pages["drain"] = DrainPage(reactor, lambda: signals.stop(reactor))
         pages["upgrade"] = UpgradePage(upgrades.upgrade)
-        fleet.addService(inner_listener(config, pages, reactor))
+        wheel = Wheel(reactor, reactors.call_soon(reactor))
+        fleet.addService(wheel)
+        fleet.addService(InnerListener(config, pages, reactor, wheel))
     fleet.addService(supervisor)
     warn_of_descriptors(config, count)
     at_once = broker.abandon if broker is not None else None

@@ -7,6 +7,7 @@ allowed: also a value that another one overrides.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -40,13 +41,11 @@ _SECTIONS: Final[dict[str, type[Section]]] = {
     "limits": Limits,
     "delivery": Delivery,
 }
-_KEYS: Final = frozenset(
-    f"{name}.{each.encode_name}"
-    for name, section in _SECTIONS.items()
-    for each in msgspec.structs.fields(section)
-    if f"{name}.{each.encode_name}" not in _SECTIONS
-)
 _SECRET: Final = frozenset(("auth.jwtSecret", "nats.password", "nats.token", "nats.url"))
+# Where the value of a key that does not exist may be a secret all the same.
+_SECRET_WORDS: Final = ("secret", "passw", "token", "key", "cred", "url", "auth")
+_SECRET_SECTIONS: Final = ("auth.", "nats.")
+_MASK: Final = '"********"'
 # Names that users of the Go server set, beside the systematic <SECTION>_<KEY>.
 _ALIASES: Final = {
     "JWT_SECRET": "auth.jwtSecret",
@@ -189,7 +188,7 @@ def _take_section(path: str, section: str, content: Any, values: dict[str, Any])
         full = f"{section}.{key}"
         if key not in known:
             raise ConfigError(
-                f"{path}: unknown key '{full}' = {_shown(full, value)}; "
+                f"{path}: unknown key {json.dumps(full)} = {_guessed(full, value)}; "
                 f"allowed in {section} are: {', '.join(known)}"
             )
         if full in _SECTIONS:
@@ -259,14 +258,34 @@ def _parsed(text: Any, wanted: Any) -> Any:
     return text
 
 
+def _guessed(key: str, value: Any) -> str:
+    """The value of a key that does not exist: masked if it may be a secret all the same."""
+    secret = (
+        key.startswith(_SECRET_SECTIONS)
+        or any(word in key.lower() for word in _SECRET_WORDS)
+        or isinstance(value, dict | list)
+        or "@" in str(value)
+    )
+    return _MASK if value and secret else _shown(key, value)
+
+
 def _shown(key: str, value: Any) -> str:
     """A value as it may be printed: secrets masked, credentials in a URL too."""
     if key == "nats.url" and isinstance(value, str):
         return json.dumps(addresses.masked(value))
-    misspelt = key not in _KEYS and key.startswith(
-        ("auth.", "nats.")
-    )  # may be a secret all the same
-    if value and (key in _SECRET or misspelt):
-        return '"********"'
+    if key == "auth.jwksUrl" and isinstance(value, str):
+        value = _without_credentials(value)
+    if value and (key in _SECRET or (isinstance(value, str) and "PRIVATE KEY" in value)):
+        return _MASK
     text = json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _without_credentials(url: str) -> str:
+    """A URL to be printed: user and password, query and fragment hidden, rather too much."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, rest = "", url
+    _user, at, place = rest.rpartition("@")
+    shown = re.split(r"(?<=[?#])", place, maxsplit=1)
+    return f"{scheme}{mark}{at and '********@'}{shown[0]}{'********' * (len(shown) > 1)}"

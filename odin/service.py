@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.web.resource import Resource
 
 from odin import components
 from odin import config as settings
@@ -27,7 +26,7 @@ from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
 from odin.gateway.transport import Transport, sweep
 from odin.gateway.websocket import OdinFactory
-from odin.inner import HTTP_IDLE_S, inner_listener, inner_pages
+from odin.inner import MOST_CONNECTIONS, InnerListener, inner_pages
 from odin.metrics import Metrics, exposition
 from odin.place import (
     ALONE,
@@ -49,7 +48,8 @@ from odin.web.health import Livez, Readyz
 from odin.web.jwks import KeyKeeper
 from odin.web.operate import DrainPage
 from odin.web.publish import PublishPage
-from odin.web.site import Root, Site, UpgradeOnly
+from odin.web.resources import JsonResource
+from odin.web.site import Site, UpgradeOnly
 from odin.web.token import TokenPage
 from odin.wire.messages import encode
 
@@ -170,43 +170,42 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
         production=config.production,
         named=not config.demo,
     )
-    pages: dict[str, Resource] = {}
-    site = Site(
-        Root(pages), reactor,
-        idle_timeout_s=HTTP_IDLE_S, max_body_bytes=config.server.max_message_bytes,
-    )  # fmt: skip
+    site = Site()
+    has_inner = config.metrics.port is not None and place.worker is None
+    reserve = _CROWD_RESERVE + (MOST_CONNECTIONS if has_inner else 0)
     factory = OdinFactory(
         reactor=reactor,
         context=context,
         admissions=components.admissions_of(config, place, verifier, origins, metrics),
         times=components.times_of(config),
         seats=components.seats_of(config, place),
-        most_transports=max(1, descriptors.limit() - _CROWD_RESERVE),
+        most_transports=max(1, descriptors.limit() - reserve),
         compression=config.websocket.enable_compression,
         wheel=wheel,
         meter=metrics,
-        http=site.channel,
+        http=site.exchange,
         echo=EchoProtocol if config.echo else None,
     )
     status = Status(hub=hub, bridge=bridge, edge=factory, conversation=context, loop=loop)
     answers: Answers = LocalAnswers(status, metrics)
     if place.ask is not None:
         answers = _AnswersForAll(place.ask, LocalAnswers(status, metrics))
-    inner = inner_pages(config, answers)
-    pages |= inner if config.metrics.port is None else {"health": inner["health"]}
-    pages |= _public_pages(
-        config,
-        status,
-        PublishPage(
-            bridge,
-            verifier,
-            origins,
-            open_to_loopback=config.demo,
-            auth_failed=metrics.auth_failed,
-        ),
-        secret,
+    inner = inner_pages(config, answers, status.not_ready)
+    site.mount(inner if config.metrics.port is None else {"health": inner["health"]})
+    site.mount(
+        _public_pages(
+            config,
+            status,
+            PublishPage(
+                bridge,
+                verifier,
+                origins,
+                open_to_loopback=config.demo,
+                auth_failed=metrics.auth_failed,
+            ),
+            secret,
+        )
     )
-    site.resource = Root(pages)
     count_at_scrape(metrics, factory, bridge, context)
 
     gateway = Gateway(
@@ -244,13 +243,13 @@ def make_service(config: Config, reactor: Any, place: Place = ALONE) -> OdinServ
     if config.auth.jwks_url:
         service.addService(KeyKeeper(verifier, config.auth.jwks_url, reactor))
     if place.worker is None:
-        if config.metrics.port is not None:
+        if has_inner:
             inner |= {
                 "livez": Livez(),
                 "readyz": Readyz(status),
                 "drain": DrainPage(reactor, lambda: signals.stop(reactor)),
             }
-            service.addService(inner_listener(config, inner, reactor))
+            service.addService(InnerListener(config, inner, reactor, wheel))
         service.addService(systemd.Watchdog(reactor, lambda: True))
         warn_of_descriptors(config, 1)
     service.addService(gateway)
@@ -278,8 +277,8 @@ def report(service: OdinService, worker: int, pid: int, *, metrics: bool) -> Rep
 
 def _public_pages(
     config: Config, status: Status, publish: PublishPage, secret: str
-) -> dict[str, Resource]:
-    pages: dict[str, Resource] = {
+) -> dict[str, JsonResource]:
+    pages: dict[str, JsonResource] = {
         "": Dashboard(config.websocket.path),
         "livez": Livez(),
         "readyz": Readyz(status),

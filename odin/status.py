@@ -14,6 +14,12 @@ from odin.process.memory import usage
 
 _LIBRARIES: Final = ("Twisted", "autobahn", "nats-py", "msgspec", "prometheus-client", "PyJWT")
 
+_VERSIONS: Final = {  # 3.6 ms to find out
+    "odin": __version__,
+    "python": platform.python_version(),
+    **{name: version(name) for name in _LIBRARIES},
+}
+
 NOT_LISTENING: Final = "not listening"
 
 
@@ -139,9 +145,5 @@ class Status:
                 "malformed": bridge.malformed,
             },
             "memory": memory._asdict(),
-            "versions": {
-                "odin": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in _LIBRARIES},
-            },
+            "versions": _VERSIONS,
         }

@@ -25,7 +25,7 @@ from odin.gateway.timers import Wheel
 from odin.gateway.websocket import OdinFactory, Times
 from odin.metrics import Metrics
 from odin.web.health import Livez
-from odin.web.site import Root, Site, UpgradeOnly
+from odin.web.site import Site, UpgradeOnly
 
 SECRET = "an-unguessable-key-of-32-bytes-or-more"
 MASK = b"\x11\x22\x33\x44"
@@ -81,15 +81,12 @@ class NotingTransport:
 
     def __init__(self, protocol):
         self.protocol, self.written, self.ended = protocol, b"", None
-        self.producer = None
-        self.disconnecting = self.behind = self.paused = False
+        self.reading = True
+        self.disconnecting = self.behind = False
 
     @property
     def sink(self):
         return NotingSocket(self)
-
-    def setTcpNoDelay(self, on):
-        self.no_delay = on
 
     def write(self, data):
         self.written += data
@@ -100,11 +97,11 @@ class NotingTransport:
     def hold(self, data, sent):
         self.write(data[sent:])
 
-    def registerProducer(self, producer, streaming):
-        self.producer = producer
+    def pauseProducing(self):
+        self.reading = False
 
-    def unregisterProducer(self):
-        self.producer = None
+    def resumeProducing(self):
+        self.reading = True
 
     def getPeer(self):
         return IPv4Address("TCP", "127.0.0.1", 5000)
@@ -112,13 +109,8 @@ class NotingTransport:
     def getHost(self):
         return IPv4Address("TCP", "127.0.0.1", 3002)
 
-    def pauseProducing(self):
-        self.paused = True
-
-    def resumeProducing(self):
-        self.paused = False
-
     def loseConnection(self):
+        self.disconnecting = True
         self.ended = self.ended or "lost"
 
     def loseWriteConnection(self):
@@ -187,8 +179,8 @@ class Server:
         self.context.run = "0"
         self.wheel = Wheel(self.clock, self.soon.append)
         self.wheel.startService()
-        root = Root({"livez": Livez(), "ws": UpgradeOnly()})
-        site = Site(root, self.clock, idle_timeout_s=60, max_body_bytes=1000)
+        self.site = Site()
+        self.site.mount({"livez": Livez(), "ws": UpgradeOnly()})
         self.factory = OdinFactory(
             reactor=self.clock,
             context=self.context,
@@ -210,7 +202,7 @@ class Server:
             compression=True,
             wheel=self.wheel,
             meter=self.metrics,
-            http=site.channel,
+            http=self.site.exchange,
             echo=EchoProtocol,
         )
 

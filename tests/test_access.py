@@ -1,5 +1,6 @@
 """Limits, origins, proxies and tokens."""
 
+import sys
 import time
 import warnings
 
@@ -194,6 +195,9 @@ class TokenTests(SynchronousTestCase):
         self.assertEqual((identity.channels, identity.publish), (("a.*",), ("p",)))
         self.assertEqual(identity.token_id, "j")
         self.assertIsNone(self.verifier.verify(self.token()).channels)
+        self.assertEqual(self.verifier.verify(self.token(channels=[])).channels, ())
+        without = {"sub": "u", "exp": 4e9, "publish": None}
+        self.assertEqual(self.verifier.verify(jwt.encode(without, SECRET)).publish, ())
         self.assertEqual(self.verifier.verify(self.token(sub=None, userId="v")).user_id, "v")
 
     def test_refused(self):
@@ -210,6 +214,7 @@ class TokenTests(SynchronousTestCase):
             (self.token(exp="soon"), "malformed"),
             (self.token(sub=None), "missing_claim"),
             (self.token(channels="a"), "malformed"),
+            (jwt.encode({"sub": "u", "exp": now + 60, "channels": None}, SECRET), "malformed"),
             (self.token(channels=["a..b"]), "malformed"),
             (self.token(publish=[5]), "malformed"),
             (self.token(sub="\ud800"), "malformed"), (self.token(jti="x\udfff"), "malformed"),
@@ -217,6 +222,14 @@ class TokenTests(SynchronousTestCase):
             ("x" * 9000, "malformed"), ("é.b.c", "malformed"),
         ):  # fmt: skip
             self.assertEqual(self.refused(token), cause, token[:60])
+
+    def test_many_channels(self):
+        """The cost of a token grows with its patterns, not with their square."""
+        steps = {}
+        for many in (80, 320):
+            token = self.token(channels=[f"{n}.*.{n}" for n in range(many)])
+            steps[many] = _lines_of(lambda token=token: self.verifier.verify(token))
+        self.assertLess(steps[320], 6 * steps[80])
 
     def test_public_keys(self):
         """A public key verifies its own kind only: it is never taken for an HMAC secret."""
@@ -251,6 +264,26 @@ class TokenTests(SynchronousTestCase):
         token, expires_at = issue(wanted, SECRET, 60)
         got = self.verifier.verify(token)
         self.assertEqual((got.channels, got.publish, got.expires_at), (("a",), ("b",), expires_at))
+
+
+def _lines_of(call):
+    """How many lines of Odin's own code a call runs."""
+    count = 0
+
+    def trace(frame, event, _argument):
+        nonlocal count
+        if "/odin/" not in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
 
 
 def _hs256_with(pem):

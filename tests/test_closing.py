@@ -153,7 +153,7 @@ class ClosingTests(SynchronousTestCase):
         for data in (PING_OF_A_TERABYTE, MESSAGE_OF_A_GIGABYTE, b"\x81\x02hi" + frame("") * 5000):
             peer = self.server.open()
             peer.send(*(data[at : at + 4096] for at in range(0, len(data), 4096)))
-            self.assertTrue(peer.transport.paused)
+            self.assertFalse(peer.transport.reading)
             self.assertIsNone(peer.ended)
             self.server.advance(6)
             self.assertEqual(peer.ended, "aborted")

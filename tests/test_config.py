@@ -104,6 +104,111 @@ class ConfigTests(SynchronousTestCase):
         error = self.refused("No such file", environment={"JWT_SECRET_FILE": "/nope"})
         self.assertEqual(error.count("/nope"), 1)
 
+    def test_numbers_have_bounds(self):
+        """No number is so large, or so small, that something fails with it later."""
+        huge, digits = 10**18 * 10**382, "9" * 400
+        for section, keys in (
+            ("limits", ("messagesPerSecond", "connectionsPerSecondPerAddress", "messageBurst")),
+            ("limits", ("channelsPerClient",)), ("websocket", ("maxConnections", "pingInterval")),
+            ("delivery", ("nonceLimit", "historyMessages", "snapshotChannels", "recoverMessages")),
+            ("delivery", ("maxPending", "sendBuffer", "historyAge", "nonceWindow")),
+            ("nats", ("maxReconnects", "maxPingsOut", "pingInterval", "reconnectWait")),
+            ("metrics", ("port", "updateInterval")), ("auth", ("tokenExpiration",)),
+        ):  # fmt: skip
+            for key in keys:
+                for value in (huge, 1e300, float("inf"), 5e-324, -1e300):
+                    if value == 5e-324 and not key.startswith(("messagesPer", "connectionsPer")):
+                        continue
+                    self.refused(f"{section}.{key}", path=self.file(**{section: {key: value}}))
+                for text in (digits, "inf", "Infinity", "1e999"):
+                    name = f"{section}_{loading._snake(key)}".upper()
+                    self.refused(name, f"{section}.{key}", environment={name: text})
+        for key in ("maxAge", "maxBytes", "maxMessages", "preload"):
+            for value in (huge, 1e300, float("inf")):
+                file = self.file(nats={"jetstream": {key: value}})
+                self.refused(f"nats.jetstream.{key}", path=file)
+        for key in ("messagesPerSecond", "connectionsPerSecondPerAddress"):
+            for value in (0, 0.001, 1e6):
+                self.load(self.file(limits={key: value}))
+
+    def test_paths_that_clash(self):
+        """No page hides another, however its path is spelt."""
+        pages = ("/", "/health", "/livez", "/readyz", "/stats", "/publish", "/auth/token", "/drain")
+        for page in (*pages, "/upgrade", "/health/", "/livez/", "/publish/x", "/auth", "/auth/"):
+            for key in ("websocket.path", "metrics.metricsPath"):
+                section, _, name = key.partition(".")
+                self.refused(key, "taken", path=self.file(**{section: {name: page}}))
+        for path, metrics_path in (
+            ("/ws", "/ws/"), ("/ws/", "/ws"), ("/metrics/", "/metrics"), ("/a", "/a/b"), ("/a/b", "/a"),
+        ):  # fmt: skip
+            both = {"websocket": {"path": path}, "metrics": {"metricsPath": metrics_path}}
+            self.refused("metrics.metricsPath", "taken", path=self.file(**both))
+        echo = self.file(websocket={"path": "/echo/"})
+        self.load(echo)
+        self.refused("websocket.path", "taken", path=echo, echo=True)
+        for path in ("/ws/", "/odin/ws", "/healthy", "/a.b", "/v1/@me", "/..."):
+            self.load(self.file(websocket={"path": path}, metrics={"metricsPath": "/odin/m"}))
+
+    def test_paths_that_no_request_has(self):
+        """A path is one that clients, proxies and Odin spell alike."""
+        for path in (
+            "", "ws", "/ws?x", "/ws#a", "/ws\n", "/w s", "//ws", "/a//b", "/ws//", "//", "/./ws",
+            "/a/../ws", "/..", "/%77s", "/w\u00e9", "/ws\\", '/"ws"', "/ws\0", "/ws\ud800", "/ws\r",
+        ):  # fmt: skip
+            self.refused("websocket.path", path=self.file(websocket={"path": path}))
+            self.refused("metrics.metricsPath", path=self.file(metrics={"metricsPath": path}))
+
+    def test_texts(self):
+        """Half a character, a NUL, and what can be no host or name are refused."""
+        for section, key, value in (
+            ("server", "node", "a\ud800"), ("server", "node", "a\nb"), ("server", "node", "n" * 101),
+            ("server", "host", "a\0b"), ("server", "host", "a\nb"), ("server", "host", "a..b"),
+            ("server", "host", "h" * 64), ("metrics", "host", "\udc80"), ("auth", "issuer", "\0"),
+            ("auth", "audience", "\ud800"), ("nats", "subjects", ["a", "\ud800"]),
+            ("nats", "credentialsFile", "a\0"), ("websocket", "allowedOrigins", ["\0"]),
+        ):  # fmt: skip
+            self.refused(f"{section}.{key}", path=self.file(**{section: {key: value}}))
+        self.refused("SERVER_NODE", "UTF-8", environment={"SERVER_NODE": "\udcff"})
+        for host in ("::1", "0.0.0.0", "", "localhost", "fe80::1%eth0", "b\u00fccher.example"):
+            self.assertEqual(self.load(self.file(server={"host": host})).server.host, host)
+
+    def test_endpoints(self):
+        """What cannot be an endpoint of a server."""
+        for endpoint, why in (
+            ("tcp:99999", "65535"), ("tcp:port=65536", "65535"), ("ssl:70000:privateKey=k", "65535"),
+            ("stdio:", "nobody"), ("stdio", "nobody"), ("unix:/a\0b", "NUL"),
+        ):  # fmt: skip
+            self.refused("--endpoint", why, endpoints=[endpoint])
+        self.load(endpoints=["tcp:0", "ssl:65535:privateKey=k", "unix:/run/odin.sock", "tcp:http"])
+
+    def test_no_secret_is_shown(self):
+        """Not where a key is misspelt or in the wrong section, and not a part of a URL."""
+        for sections in (
+            {"server": {"jwtSecret": "S3CRET"}}, {"limits": {"Password": "S3CRET"}},
+            {"websocket": {"accessToken": ["S3CRET"]}}, {"delivery": {"apiKey": "S3CRET"}},
+            {"metrics": {"creds": {"a": "S3CRET"}}}, {"auth": {"jwtSecrte": "S3CRET"}},
+            {"server": {"natsUrl": "nats://u:S3CRET@h"}}, {"server": {"x": {"y": "S3CRET"}}},
+            {"server": {"x": ["S3CRET"]}}, {"server": {"broker": "u:S3CRET@h"}},
+            {"server": {"password": 53}}, {"nats": {"jetstream": {"secret": "S3CRET"}}},
+            {"server": {"node": 1, "secret\nS": "S3CRET"}},
+        ):  # fmt: skip
+            error = self.refused(path=self.file(**sections))
+            self.assertNotIn("S3CRET", error)
+            self.assertNotIn("53", error.rpartition(" = ")[2])
+        self.assertIn("= 80;", self.refused(path=self.file(server={"prot": 80})))
+        for url, shown in (
+            ("https://u:S3CRET@h/x?k=S3CRET#S3CRET", "https://********@h/x?********"),
+            ("https://u:S3CRET/w?x@h/y", "https://********@h/y"), ("https://h/jwks", "https://h/jwks"),
+            ("https://h#S3CRET", "https://h#********"), ("", ""),
+        ):  # fmt: skip
+            got = loading.describe(self.load(environment={"AUTH_JWKS_URL": url}))
+            self.assertIn(f'auth.jwksUrl = "{shown}"', got)
+            self.assertNotIn("S3CRET", got)
+        key = "-----BEGIN PRIVATE KEY-----\nS3CRET"
+        self.assertNotIn(
+            "S3CRET", loading.describe(self.load(self.file(auth={"jwtPublicKey": key})))
+        )
+
     def test_refused_from_the_file(self):
         """Unknown keys and sections, wrong types and broken JSON name the file."""
         for sections, parts in (
@@ -165,6 +270,17 @@ class ConfigTests(SynchronousTestCase):
         self.assertTrue(self.load(environment=base | {"JWT_SECRET": GOOD}).production)
         self.load(environment=base | {"AUTH_JWT_PUBLIC_KEY": "k.pem"})
         self.load(environment={"ODIN_ENV": "production"})
+
+    def test_no_secret(self):
+        """What no token can be signed with stops the start, not the first token."""
+        for secret in (
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDn me@here",
+            '{"kty":"oct","k":"AAAA"}',
+            "half a surrogate \udcff and 32 bytes and more",
+        ):
+            error = self.refused("auth.jwtSecret", environment={"JWT_SECRET": secret})
+            self.assertNotIn(secret, error)
 
     def test_secret_file(self):
         """A secret may stand in a file of its own."""

@@ -18,7 +18,7 @@ class HandshakeTests(SynchronousTestCase):
         for old, new in (
             (b"Upgrade: websocket", b"UPGRADE:   WebSocket "),
             (b"Connection: Upgrade", b"connection: keep-alive, upgrade"),
-            (b"Host: localhost", b"Host: localhost\r\nX-Name: caf\xe9\tx"),
+            (b"Host: localhost", b"Host: localhost\r\nX-Name: caf\xe9\x9f\tx"),
             (b"Host: localhost", b"Host: localhost\r\nContent-Length: 0"),
         ):
             key = self.check(head().replace(old, new))
@@ -32,6 +32,7 @@ class HandshakeTests(SynchronousTestCase):
             (400, b"GET /ws HTTP/1.1", b"GET /ws\x00 HTTP/1.1"),
             (400, b"GET /ws HTTP/1.1", b"GET /w\xc3\xa9 HTTP/1.1"),
             (400, b"GET /ws HTTP/1.1", b"GET /ws#x HTTP/1.1"),
+            (400, b"GET /ws HTTP/1.1", b"GET /ws\tx HTTP/1.1"),
             (400, b"Host: localhost", b"Host: a\r\nHost: b"),
             (400, b"Host: localhost", b"Host : localhost"),
             (400, b"Host: localhost", b"Host: localhost\r\n folded"),
@@ -80,6 +81,8 @@ class HandshakeTests(SynchronousTestCase):
         """?channels=a,b, once or more often."""
         for path, channels in (
             ("/ws", None), ("/ws?channels=a,b", ["a", "b"]),
+            ("/ws?channels=", []), ("/ws?channels", []), ("/ws?channels=,", []),
+            ("/ws?channels=&channels=a", ["a"]), ("/ws?token=", None),
             ("/ws?channels=a&channels=b.*", ["a", "b.*"]),
         ):  # fmt: skip
             self.assertEqual(h.channels_of(h.parse_head(head(path))), channels)

@@ -2,6 +2,8 @@
 
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from odin.errors import BadRequest, NotJSON, UnknownType
@@ -55,6 +57,12 @@ class RequestTests(SynchronousTestCase):
             (b'{"type":"ping","id":"%b"}' % (b"x" * 37), BadRequest, None),
             (b'{"type":"ping","timestamp":' + b"9" * 5000 + b"}", BadRequest, None),
             (b'{"type":"ping","id":true}', BadRequest, None),
+            (b'{"type":"ping","id":%b}' % (b"9" * 4301), BadRequest, None),
+            (b'{"type":"ping","id":9223372036854775808}', BadRequest, None),
+            (b'{"type":"nope","id":-9223372036854775809}', UnknownType, None),
+            (b'{"type":%b,"id":4}' % (b"9" * 5000), BadRequest, 4),
+            (b'{"type":"subscribe","id":1e999}', BadRequest, None),
+            (b'{"type":"subscribe","id":{"a":[]}}', BadRequest, None),
             (b'{"type":"ping","nonce":"%b"}' % (b"n" * 60_000), BadRequest, None),
         ):
             error = self.assertRaises(kind, m.decode_request, text)
@@ -95,6 +103,7 @@ class FeedTests(SynchronousTestCase):
             (b'"\xc3\xa9"', None, b'{"channel":"a.b","offset":7,"data":"\xc3\xa9"}'),
             (b'{"nonce":12}', 12, b'{"channel":"a.b","offset":7,"nonce":12}'),
             (b'{"nonce":[1]}', None, b'{"channel":"a.b","offset":7,"nonce":[1]}'),
+            (b'{ "nonce":1e400}', None, b'{"channel":"a.b","offset":7, "nonce":1e400}'),
             (b'{"nonce":""}', None, b'{"channel":"a.b","offset":7,"nonce":""}'),
         ):
             self.assertEqual(self.message(payload), (nonce, expected))
@@ -129,6 +138,10 @@ class FeedTests(SynchronousTestCase):
             (b'{"ch\u0061nnel":"x","a":"\u00e9\\/"}', None, b'"a":"\u00e9\\/"'),
             (b'{"\u006fffset":1,"offset":2,"channel":3,"channel":4,"a":{}}', None, b'"a":{}'),
             (b'{"a":1,"offset":1,"a": 2}', None, b'"a":2'),
+            (b'{"offset":1,"nonce":1e400}', None, b'"nonce":1e400'),
+            (b'{"nonce":[1],"offset":1}', None, b'"nonce":[1]'),
+            (b'{"nonce":true,"offset":1}', None, b'"nonce":true'),
+            (b'{"nonce":"","offset":1}', None, b'"nonce":""'),
             (b'{"offset":1,"a":{"offset":2,"channel":[]}}', None, b'"a":{"offset":2,"channel":[]}'),
         ):
             expected = b'{"channel":"a.b","offset":7,%b}' % members
@@ -141,11 +154,35 @@ class FeedTests(SynchronousTestCase):
         ):
             self.assertIs(m.read_payload(untouched)[1], untouched)
 
+    @given(
+        st.dictionaries(
+            st.sampled_from(("channel", "offset", "snapshot", "nonce", "a", "Offset", "")),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
+                lambda each: st.lists(each) | st.dictionaries(st.just("channel"), each),
+                max_leaves=5,
+            ),
+        ),
+        st.data(),
+    )
+    def test_whatever_is_published(self, members, data):
+        """Readers see our channel and offset, no snapshot, and the publisher's other members."""
+        text = json.dumps(members, ensure_ascii=data.draw(st.booleans()))
+        for name in ("channel", "offset", "snapshot", "a"):
+            at = data.draw(st.integers(0, len(name) - 1))
+            escaped = f'"{name[:at]}\\u{ord(name[at]):04x}{name[at + 1 :]}":'
+            text = data.draw(st.sampled_from((text, text.replace(f'"{name}":', escaped))))
+        read = json.loads(self.message(text.encode())[1])
+        wanted = {name: members[name] for name in members if name not in m._OWN}
+        self.assertEqual(read, wanted | {"channel": "a.b", "offset": 7})
+
     def test_members_of_the_server_in_bad_json(self):
         """They do not make anything JSON that is none."""
         for payload in (
             b'{"channel":1', b'{"offset":1}x', b'{"offset":NaN}', b'{"offset":1,"a":\xff}',
             b'{"channel":1,"a":}', b'{"snapshot":tru}', b'{"a":"\xff","offset":1}',
+            b'{"nonce":%b,"offset":1}' % (b"9" * 4301), b'{"nonce":"\\ud800","offset":1}',
+            b'{"offset":1,"nonce":' + b"[" * 3000 + b"]" * 3000 + b"}",
             b'{"offset":1,"a":01}', b'{"offset":"\x01"}', b'{"offset":' + b"[" * 5000,
         ):  # fmt: skip
             self.assertRaises(NotJSON, m.read_payload, payload)

@@ -33,21 +33,54 @@ class _Client:
         raise kind.failures[kind.attempts - 1]
 
 
+class _Unclosable(_Client):
+    """A client that cannot be closed either."""
+
+    is_closed = False
+
+    async def close(self):
+        raise AttributeError("close")
+
+
+class _Broken(_Receiver):
+    """A receiver with a defect."""
+
+    def status_changed(self, connected, epoch=None, offset=0, *, gap=False):
+        raise ZeroDivisionError
+
+
 class NatsBusTests(SynchronousTestCase):
-    def test_any_exception(self):
-        """Whatever class of exception a connection ends with: it is tried again."""
-        self.patch(module, "FeedClient", _Client)
+    def trouble(self, client, receiver, connected=False):
+        """What a bus says of its last failure but one; it goes on after each."""
+        client.attempts = 0
+        self.patch(module, "FeedClient", client)
+        trouble = []
 
         async def run():
-            _Client.enough = asyncio.Event()
+            client.enough = asyncio.Event()
             config = Nats(reconnect_wait_ms=1, reconnect_jitter_ms=0)
             bus = module.NatsBus(config, asyncio.get_running_loop(), "node")
-            bus.attach(_Receiver())
+            bus.attach(receiver)
+            bus.connected = connected
             bus.startService()
-            await asyncio.wait_for(_Client.enough.wait(), 10)
-            self.assertIn("ValueError: value", bus.trouble)
+            await asyncio.wait_for(client.enough.wait(), 10)
+            trouble.append(bus.trouble)
             await asyncio.wait_for(bus._stop(), 10)
             self.assertEqual(asyncio.all_tasks() - {asyncio.current_task()}, set())
 
         asyncio.run(run())
-        self.assertEqual(_Client.attempts, 5)
+        self.assertEqual(client.attempts, 5)
+        return trouble[0]
+
+    def test_any_exception(self):
+        """Whatever class of exception a connection ends with: it is tried again."""
+        self.assertIn("ValueError: value", self.trouble(_Client, _Receiver()))
+
+    def test_close_fails(self):
+        """A connection that cannot even be closed is given up for the next one."""
+        self.assertIn("AttributeError: close", self.trouble(_Unclosable, _Receiver()))
+
+    def test_defect(self):
+        """A defect in what hears of the connection is logged; the connection is still held."""
+        self.trouble(_Client, _Broken(), connected=True)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

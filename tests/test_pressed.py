@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from odin.delivery.hub import Hub
 from odin.delivery.message import Message, notice
-from odin.gateway.transport import Port, Transport
+from odin.gateway.port import Port
+from odin.gateway.transport import Transport
 from odin.metrics import Metrics
 from odin.process.listeners import listen
 from tests.connections import Server, head

@@ -152,7 +152,7 @@ class TurnsTests(SynchronousTestCase):
         self.peer.protocol.dataReceived(self.read)
         served, turns = self.ids(), 1
         self.assertLess(len(served), 4)
-        while self.peer.transport.paused:
+        while not self.peer.transport.reading:
             self.assertLess(len(served), 4 * turns)
             for _ in range(len(self.server.soon)):
                 self.server.soon.pop(0)()

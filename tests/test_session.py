@@ -102,6 +102,29 @@ class ConversationTests(SynchronousTestCase):
         error = self.ask(type="auth", id=1, token="nonsense")
         self.assertEqual((error["code"], error["id"]), ("unauthorized", 1))
 
+    def test_token_that_has_ended(self):
+        """In its grace a client keeps what it has, and may do nothing for which it needs a token."""
+        self.ask(type="subscribe", data={"channels": ["p.a"]})
+        ends = self.become(channels=("p.*",), publish=("p.*",))["expiresAt"]
+        subscribe = {"type": "subscribe", "data": {"channels": ["p.a"]}}
+        publish = {"type": "publish", "channel": "p.a", "data": {}}
+        for now, codes in ((ends + 4.9, ()), (ends + 5, ("unauthorized", "unauthorized"))):
+            self.server.context.wall = lambda now=now: now
+            answers = []
+            for each in (subscribe, publish):
+                self.peer.say(**each)
+                answers += self.peer.messages()
+            got = tuple(each["code"] for each in answers if each.get("type") == "error")
+            self.assertEqual(got, codes)
+        self.publish("p.a")
+        self.assertEqual(self.channels(), ["p.a"])
+        self.assertEqual(self.ask(type="subscriptions")["channels"], ["p.a"])
+        unsubscribe = {"type": "unsubscribe", "data": {"channels": ["p.a"]}}
+        self.assertEqual(self.ask(**unsubscribe)["unsubscribed"], ["p.a"])
+        self.server.context.wall = lambda: 0.0
+        self.become(publish=("p.*",))
+        self.assertEqual(self.ask(**subscribe)["subscribed"], ["p.a"])
+
     def test_default_follows_the_token(self):
         """Without a subscription the client sees what its token permits."""
         self.become(channels=("a.*",))

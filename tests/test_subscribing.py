@@ -263,6 +263,20 @@ class SubscribingTests(SynchronousTestCase):
         self.assertEqual(client.acks[2]["rejected"][0]["code"], "forbidden")
         self.assertEqual(client.acks[3]["channels"], ["price.a"])
 
+    def test_a_token_that_ends_meanwhile(self):
+        """What is carried out when the token has ended is refused, whenever it was asked."""
+        self.replays.late = True
+        client = Client(self.world)
+        ends = 4_000_000_000
+        client.ask(auth(CHANNELS), client.subscription("trade.a", recover=0))
+        self.server.turn()
+        self.server.context.wall = lambda: ends * 2
+        self.replays.answer(0)
+        self.server.turn()
+        client.read()
+        self.assertEqual([each["type"] for each in client.acks], ["auth_ack", "error"])
+        self.assertEqual(client.acks[1]["code"], "unauthorized")
+
     def test_limit_of_channels(self):
         """Waiting is no way around the limit."""
         self.replays.late = True

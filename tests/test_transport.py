@@ -40,7 +40,7 @@ class NotingProtocol:
     """Notes what the transport tells it."""
 
     def __init__(self):
-        self.events = []
+        self.events, self.stays = [], False
 
     def fellBehind(self):
         self.events.append("behind")
@@ -50,6 +50,10 @@ class NotingProtocol:
 
     def overflowed(self, pending):
         self.events.append(("overflowed", pending))
+
+    def half_closed(self):
+        self.events.append("half-closed")
+        return self.stays
 
     def connectionLost(self, reason):
         self.events.append(("lost", reason.type))
@@ -177,6 +181,19 @@ class TransportTests(SynchronousTestCase):
             got += self.received()
         self.assertEqual(got + self.received(), written)
 
+    def test_peer_sends_no_more(self):
+        """The end of what the peer sends is the end, unless the protocol has something to say."""
+        done = Failure(error.ConnectionDone())
+        self.protocol.stays = True
+        self.theirs.shutdown(socket.SHUT_WR)
+        self.assertIsInstance(self.transport.doRead(), error.ConnectionDone)
+        self.transport.readConnectionLost(done)
+        self.transport.write(b"still here")
+        self.assertEqual((self.received(), self.protocol.events), (b"still here", ["half-closed"]))
+        self.protocol.stays = False
+        self.transport.readConnectionLost(done)
+        self.assertEqual(self.protocol.events[2:], [("lost", error.ConnectionDone)])
+
     def test_connection_lost_once(self):
         """The end closes the socket, forgets the protocol, and tells it once."""
         self.fill()
@@ -222,6 +239,7 @@ class TransportTests(SynchronousTestCase):
         for name in ("_closeSocket", "_maybePauseProducer", "bufferSize", "doWrite", "reactor"):
             self.assertTrue(hasattr(tcp.Server, name) or name == "reactor", name)
         self.assertIs(tcp.Port.transport, tcp.Server)
+        self.assertTrue(hasattr(tcp.Port, "_fromListeningDescriptor"))
 
 
 class PortTests(SynchronousTestCase):

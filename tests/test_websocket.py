@@ -47,7 +47,7 @@ class HeadTests(SynchronousTestCase):
         self.assertIn(b"101 Switching", peer.read())
         peer.say(type="ping", id=1)
         self.assertEqual(peer.messages()[-1]["id"], 1)
-        self.assertIsNone(peer.transport.producer)
+        self.assertTrue(peer.transport.reading)
 
     def test_frames_behind_the_head(self):
         """Frames that came in the same read as the head are not lost."""
@@ -295,3 +295,15 @@ class LifeTests(SynchronousTestCase):
             [(1, 5), (2, 2), (1, 100_000)],
         )
         self.assertEqual(self.server.hub.sessions, 1)  # the one of setUp
+
+    def test_echo_to_a_client_that_does_not_read(self):
+        """/echo reads on only when what it sent is taken, whatever else makes it read on."""
+        peer = self.server.open("/echo")
+        peer.protocol.fellBehind()
+        self.assertFalse(peer.transport.reading)
+        peer.transport.behind = True
+        peer.protocol.read_on()
+        self.assertFalse(peer.transport.reading)
+        peer.transport.behind = False
+        peer.protocol.caughtUp()
+        self.assertTrue(peer.transport.reading)

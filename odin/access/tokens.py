@@ -23,7 +23,7 @@ ASYMMETRIC: Final = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 )
 _LATEST_EXP: Final = 253_402_300_799  # 9999-12-31; beyond it `exp` is no date
-_MAX_TOKEN_BYTES: Final = 8192
+MAX_TOKEN_BYTES: Final = 8192
 _LEEWAY_S: Final = 5  # clocks of two machines
 
 
@@ -41,6 +41,11 @@ class Identity(msgspec.Struct, frozen=True):
     publish: tuple[str, ...] = ()
     expires_at: int | None = None
     token_id: str = ""
+
+    def check(self, now: float) -> None:
+        """Raises: Unauthorized, if the token has ended by `now` (seconds since 1970)."""
+        if self.expires_at is not None and now >= self.expires_at + _LEEWAY_S:
+            raise Unauthorized("expired")
 
 
 ANONYMOUS: Final = Identity(user_id="")
@@ -81,7 +86,7 @@ class TokenVerifier:
 
         Raises: Unauthorized, whose `cause` is one of a fixed set of words.
         """
-        if len(token) > _MAX_TOKEN_BYTES:
+        if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized("malformed")
         try:
             header = jwt.get_unverified_header(token)
@@ -181,6 +186,15 @@ def _patterns(value: Any) -> tuple[str, ...]:
     ):
         raise Unauthorized("malformed")
     return tuple(reduced(value))
+
+
+def can_sign(secret: str) -> bool:
+    """Whether tokens can be signed with `secret`: PyJWT takes none that looks like a public key."""
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except (jwt.InvalidKeyError, UnicodeError):
+        return False
+    return True
 
 
 def load_public_key(pem: str) -> Any:

@@ -128,7 +128,7 @@ class Bridge:
         """Messages of the bus's store as clients get them, without any state.
 
         Of several of a channel with the same nonce the first, as in the feed; none that is
-        malformed. `nonces`: those that came before these; new ones are added.
+        malformed. `nonces`: (channel, nonce) of those that came before these; new ones are added.
         """
         messages: list[Message] = []
         nonces = set() if nonces is None else nonces

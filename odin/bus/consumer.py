@@ -32,7 +32,10 @@ class Place(NamedTuple):
 
 
 def place_of(reply: bytes) -> Place:
-    """$JS.ACK.[domain.account.]stream.consumer.delivered.sequence.number.time.pending[.random]"""
+    """$JS.ACK.[domain.account.]stream.consumer.delivered.sequence.number.time.pending[.random]
+
+    Raises: ValueError, TypeError, if it is not that.
+    """
     tokens = reply.split(b".")
     at = 5 if len(tokens) == 9 else 7
     return Place(*map(int, tokens[at : at + 4]))
@@ -118,10 +121,14 @@ class Consumer:
         if self._take is None:
             return
         self._heard_at = time.monotonic()
-        if not reply.startswith(b"$JS.ACK."):
-            self._heartbeat(reply, headers)
+        try:
+            if not reply.startswith(b"$JS.ACK."):
+                self._heartbeat(reply, headers)
+                return
+            place = place_of(reply)
+        except (ValueError, TypeError):  # nothing that JetStream sends
+            self._broke()
             return
-        place = place_of(reply)
         if place.number != self._number + 1:
             self._broke()
             return

@@ -154,30 +154,40 @@ class NatsBus(Service):
             raise Unavailable("the message broker does not answer") from None
 
     async def _run(self) -> None:
-        """Hold a connection: connect, subscribe, wait until it is closed for good, again."""
-        while self.running:
-            client, closed = FeedClient(), asyncio.Event()
-            client.paused = self._paused
-            self._client = client
+        """Hold a connection, one after the other."""
+        while self.running and not self.gave_up:
             try:
-                await client.connect(**self._servers.options(self._name), **self._callbacks(closed))
-                await self._subscribe(client)
-                await self._watch(client, closed)
-            except nats.errors.NoServersError:
-                self.gave_up = True
-                self._log.error(
-                    "gave up on NATS after {n} attempts (nats.maxReconnects)",
-                    n=self._config.max_reconnects,
-                )
-                return
-            except Exception as error:  # whatever the library raises: try again
-                self._lost(error)
-            self._changed(False)
-            self._missed = True
-            if not client.is_closed:
-                await client.close()
-            if self.running:
+                await self._hold()
+            except Exception:  # a defect of ours
+                self._log.failure("holding the connection to NATS failed: trying again")
+            if self.running and not self.gave_up:
                 await asyncio.sleep(self._servers.pause_s())
+
+    async def _hold(self) -> None:
+        """Connect, subscribe, and wait until the connection is closed for good."""
+        client, closed = FeedClient(), asyncio.Event()
+        client.paused = self._paused
+        self._client = client
+        try:
+            await client.connect(**self._servers.options(self._name), **self._callbacks(closed))
+            await self._subscribe(client)
+            await self._watch(client, closed)
+        except nats.errors.NoServersError:
+            self.gave_up = True
+            self._log.error(
+                "gave up on NATS after {n} attempts (nats.maxReconnects)",
+                n=self._config.max_reconnects,
+            )
+            return
+        except Exception as error:  # whatever the library raises: try again
+            self._lost(error)
+        self._changed(False)
+        self._missed = True
+        if not client.is_closed:
+            try:
+                await client.close()
+            except Exception as error:
+                self._lost(error)
 
     async def _subscribe(self, client: FeedClient) -> None:
         receiver = self._receiver
@@ -265,8 +275,8 @@ class NatsBus(Service):
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("draining NATS: {error}", error=error)
         if client is not None and not client.is_closed:
-            failures = (*_FAILURES, asyncio.CancelledError)  # of its transport, not of ourselves
-            with contextlib.suppress(*failures):
+            # whatever the library raises; a cancellation is one of its transport, not of ourselves
+            with contextlib.suppress(Exception, asyncio.CancelledError):
                 await asyncio.wait_for(client.close(), _DRAIN_TIMEOUT_S)
         for _ in range(_END_TRIES):
             if task is None or task.done():

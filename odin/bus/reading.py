@@ -45,6 +45,7 @@ class Splitter:
         self._chunks: list[bytes] = []  # an operation that is not whole yet
         self._size = 0
         self._needed = 0
+        self._broken = False
 
     def forget(self, sid: bytes) -> None:
         """A subscription has ended."""
@@ -52,6 +53,9 @@ class Splitter:
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the stream."""
+        if self._broken:
+            self._pass_on(data)
+            return
         if self._chunks:
             self._chunks.append(data)
             self._size += len(data)
@@ -81,7 +85,10 @@ class Splitter:
                 payload_at = body_at + int(header_size)
                 end = body_at + int(arguments[-1])
                 subject, sid = arguments[0], arguments[1]
+                if not body_at <= payload_at <= end:
+                    raise ValueError
             except (ValueError, IndexError):
+                self._broken = True
                 self._pass_on(data[at:])  # nats-py says what is wrong, and reconnects
                 return size
             if end + 2 > size:

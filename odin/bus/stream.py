@@ -47,12 +47,27 @@ class State(msgspec.Struct):
     deleted: list[int] | None = None
 
 
+class _Known(msgspec.Struct):
+    """What is read of a stream's configuration."""
+
+    name: str
+    metadata: dict[str, str] | None = None
+    discard: str = ""
+    max_msgs: int = -1
+    max_bytes: int = -1
+
+
 class Info(msgspec.Struct):
     """What the broker says of a stream; `config` is kept whole, to be sent back."""
 
     config: dict[str, Any]
     created: str
     state: State
+
+    def __post_init__(self) -> None:
+        """Raises: msgspec.ValidationError, OverflowError; then it is no answer of JetStream's."""
+        msgspec.convert(self.config, _Known)
+        _seconds(self.created)
 
     @property
     def stored(self) -> str:
@@ -95,8 +110,12 @@ def _epoch(info: Info, mark: str) -> str:
     name = str(info.config["name"])
     if len(name) > _MAX_NAME:
         name = blake2b(name.encode(), digest_size=_MAX_NAME // 2).hexdigest()
-    created = datetime.fromisoformat(info.created).timestamp()
-    return f"{name}-{created:.6f}{'-' * bool(mark)}{mark}"
+    return f"{name}-{_seconds(info.created):.6f}{'-' * bool(mark)}{mark}"
+
+
+def _seconds(time: str) -> float:
+    """Since 1970. Raises: ValueError, OverflowError."""
+    return datetime.fromisoformat(time).timestamp()
 
 
 class _Error(msgspec.Struct):
@@ -228,5 +247,5 @@ def _decoded(reply: bytes, kind: type[_T]) -> _T:
     """Raises: BrokerError."""
     try:
         return msgspec.json.decode(reply, type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError):
         raise BrokerError("an answer that is none of JetStream's") from None

@@ -36,6 +36,21 @@ class EchoProtocol(OdinProtocol):
         if self.state == self.STATE_OPEN:
             self.sendMessage(payload, isBinary)
 
+    # A client that does not read is not read from: what waits for it is the echo of one read. So
+    # `pending` has no limit, which a single message would exceed.
+
+    def fellBehind(self) -> None:
+        super().fellBehind()
+        self.transport.pauseProducing()
+
+    def caughtUp(self) -> None:
+        super().caughtUp()
+        self.read_on()
+
+    def read_on(self) -> None:
+        if not self.behind:
+            super().read_on()
+
     def overflowed(self, pending: int) -> None:
         pass
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet import posixbase
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from odin.errors import ConfigError
+from odin.gateway.ordinary import OrdinaryFactory
 from odin.process import listeners
 from odin.process.channel import adopt
 
@@ -65,8 +68,8 @@ class Endpoints:
         self._ports: dict[int, Any] = {}
         self._passed: dict[int, Any] = {}  # open here still, and accepted from by another process
 
-    def listen(self, factory: IProtocolFactory) -> None:
-        """Accept at each of them, unless that is so. Raises: CannotListenError."""
+    def listen(self, factory: OrdinaryFactory) -> None:
+        """Accept at each of them, unless that is so. Raises: CannotListenError, ConfigError."""
         for number, port in self._passed.items():
             port.startReading()
             self._ports[number] = port
@@ -119,17 +122,40 @@ class Endpoints:
             empty(each)
         return [each.stopListening() or succeed(None) for each in ports]
 
-    def _listen_at(self, door: Door, factory: IProtocolFactory) -> IListeningPort:
+    def _listen_at(self, door: Door, factory: OrdinaryFactory) -> IListeningPort:
         ports: list[IListeningPort] = []
         failures: list[Failure] = []
-        door.endpoint.listen(factory).addCallbacks(ports.append, failures.append)
-        if failures:  # endpoints listen at once, or fail at once
-            failures[0].raiseException()
+        try:
+            door.endpoint.listen(factory).addCallbacks(ports.append, failures.append)
+            if failures:  # endpoints listen at once, or fail at once
+                failures[0].raiseException()
+        except CannotListenError:
+            raise
+        except Exception as error:  # whatever a folder or a port that is none leads to
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ConfigError(f"--endpoint {door.text}: {why}") from None
+        accept_as_room_is(ports[0], factory)
         where: Any = ports[0].getHost()
         name = f"{where.host}:{where.port}" if hasattr(where, "port") else repr(where.name)
         kind = door.text.partition(":")[0]
         self._log.info("Odin listens at {kind}:{name}", kind=kind, name=name)
         return ports[0]
+
+
+def accept_as_room_is(port: Any, factory: OrdinaryFactory) -> None:
+    """Let a port of Twisted's take at a time what there are descriptors for, or one to turn away.
+
+    It would take 100 and more, and close them without a word when the last descriptor is used.
+    """
+    accept = getattr(port, "doRead", None)
+    if accept is None:
+        return
+
+    def few() -> None:
+        port.numberAccepts = max(1, min(port.numberAccepts, factory.room))
+        accept()
+
+    port.doRead = few
 
 
 def empty(port: Any) -> None:

@@ -1,7 +1,7 @@
-"""The opening handshake: one HTTP request head, read strictly. Pure.
+"""One HTTP request head, read strictly: of an opening handshake, or of a plain request. Pure.
 
 RFC 6455 4.2 and RFC 9112. Everything that a proxy in front could read in another way is refused
-with 400: folded lines, a second Host, a body with the upgrade, an absolute target.
+with 400: folded lines, a second Host, a body with the upgrade, two lengths, an absolute target.
 """
 
 import base64
@@ -18,6 +18,9 @@ MAX_LINE_BYTES: Final = 8192
 MAX_HEADERS: Final = 100
 END: Final = b"\r\n\r\n"
 
+_MAX_ARGUMENTS: Final = 64  # in a query
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # and above 0x7f is text (RFC 9110 5.5)
+_LENGTH: Final = re.compile(r"[0-9]{1,15}\Z")
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _ONCE: Final = frozenset(
     ("host", "origin", "authorization", "upgrade", "sec-websocket-key", "sec-websocket-version")
@@ -41,7 +44,21 @@ class RequestHead(NamedTuple):
 
     @property
     def query(self) -> dict[str, list[str]]:
-        return parse_qs(self.target.partition("?")[2], max_num_fields=64)
+        query = self.target.partition("?")[2]
+        return parse_qs(query, keep_blank_values=True, max_num_fields=_MAX_ARGUMENTS)
+
+    @property
+    def persistent(self) -> bool:
+        """Whether another request may follow on the connection. (HTTP/1.0 never asks for it.)"""
+        return self.version == "HTTP/1.1" and "close" not in _tokens(
+            self.headers.get("connection", "")
+        )
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits to be told to send the body."""
+        expected = self.headers.get("expect", "").lower() == "100-continue"
+        return expected and self.version == "HTTP/1.1"
 
     def wants_websocket(self) -> bool:
         return "websocket" in _tokens(self.headers.get("upgrade", ""))
@@ -73,10 +90,16 @@ def parse_head(block: bytes) -> RequestHead:
     # one decode for all: 5 us less than line by line; latin-1 is what RFC 9110 5.5 allows
     text = block[: -len(END)].decode("latin-1")
     lines = text.split("\r\n")
-    if not text.isprintable() and not all(map(_is_clean, lines)):
+    if not text.isprintable() and any(map(_CONTROL.search, lines)):
         raise _bad("a control character in the head")
     request_line = lines[0].split(" ")
-    if len(request_line) != 3 or not _NAME.match(request_line[0]) or not lines[0].isascii():
+    # a tab separates words for some (RFC 9112 3)
+    if (
+        len(request_line) != 3
+        or not _NAME.match(request_line[0])
+        or not lines[0].isascii()
+        or "\t" in lines[0]
+    ):
         raise _bad("malformed request line")
     method, target, version = request_line
     headers: dict[str, str] = {}
@@ -105,10 +128,7 @@ def check_upgrade(head: RequestHead) -> str:
         raise HandshakeRefused(405, "bad_request", "use GET", (("Allow", "GET"),))
     if head.version != "HTTP/1.1":
         raise HandshakeRefused(505, "bad_request", "use HTTP/1.1")
-    if not head.target.startswith("/") or "#" in head.target:
-        raise _bad("the target must be a path")
-    if not headers.get("host"):
-        raise _bad("Host is missing")
+    _check_target(head)
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         raise _bad("a handshake has no body")
     if "upgrade" not in _tokens(headers.get("connection", "")):
@@ -130,6 +150,32 @@ def check_upgrade(head: RequestHead) -> str:
     return key
 
 
+def body_length(head: RequestHead) -> int | None:
+    """How long the body of a plain request is; None if it comes in chunks.
+
+    Raises: HandshakeRefused 400, 505.
+    """
+    headers = head.headers
+    if head.version not in ("HTTP/1.1", "HTTP/1.0"):
+        raise HandshakeRefused(505, "bad_request", "use HTTP/1.1")
+    _check_target(head)
+    if head.target.count("&") >= _MAX_ARGUMENTS:
+        raise _bad(f"more than {_MAX_ARGUMENTS} arguments")
+    for name in ("origin", "authorization"):
+        if not headers.get(name, "").isascii():
+            raise _bad(f"{name} is not ASCII")
+    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+    if coding is not None:
+        if length is not None or head.version != "HTTP/1.1" or coding.lower() != "chunked":
+            raise _bad("Transfer-Encoding must be chunked, without Content-Length")
+        return None
+    if length is None:
+        return 0
+    if not _LENGTH.match(length):
+        raise _bad("Content-Length must be one decimal number")
+    return int(length)
+
+
 def token_of(head: RequestHead) -> str | None:
     """The bearer token of a request: from the header, a subprotocol, or the query."""
     scheme, _, credentials = head.headers.get("authorization", "").partition(" ")
@@ -138,14 +184,13 @@ def token_of(head: RequestHead) -> str | None:
     for each in protocols_of(head):
         if each.startswith(_BEARER_PROTOCOL):
             return each[len(_BEARER_PROTOCOL) :]
-    values = _query(head).get("token")
-    return values[0] if values else None
+    return next(filter(None, _query(head).get("token", ())), None)
 
 
 def channels_of(head: RequestHead) -> list[str] | None:
-    """The patterns of `?channels=a,b`; None without."""
+    """The patterns of `?channels=a,b`, none of `?channels=`; None without."""
     values = _query(head).get("channels")
-    if not values:
+    if values is None:
         return None
     return [each for value in values for each in value.split(",") if each]
 
@@ -166,6 +211,17 @@ def origin_host(origin: str) -> str:
         return origin[:100]
 
 
+def _check_target(head: RequestHead) -> None:
+    """What is asked for, and of whom. Raises: HandshakeRefused 400."""
+    if not head.target.startswith("/") or "#" in head.target:
+        raise _bad("the target must be a path")
+    host = head.headers.get("host")
+    if not host and head.version != "HTTP/1.0":
+        raise _bad("Host is missing")
+    if host and not host.isascii():
+        raise _bad("Host is not ASCII")
+
+
 def _query(head: RequestHead) -> dict[str, list[str]]:
     if "?" not in head.target:
         return {}
@@ -175,12 +231,8 @@ def _query(head: RequestHead) -> dict[str, list[str]]:
         raise _bad("malformed query") from None
 
 
-def _is_clean(line: str) -> bool:
-    return line.isprintable() or all(c.isprintable() or c in "\t\xa0\xad" for c in line)
-
-
 def _tokens(value: str) -> set[str]:
-    return {each.strip().lower() for each in value.split(",")}
+    return {each.strip(" \t").lower() for each in value.split(",")}
 
 
 def _bad(text: str) -> HandshakeRefused:

@@ -7,11 +7,12 @@ What such a transport takes it buffers; it says when that is too much and when i
 from collections import deque
 from typing import Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from odin.gateway.port import turn_away
 from odin.gateway.transport import waiting_in
 
 
@@ -27,7 +28,7 @@ class _Valve:
         """The connection is lost; connectionLost comes by itself."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class OrdinaryTransport(Protocol):
     """Between a transport of Twisted's and one connection of Odin's (see transport.Transport)."""
 
@@ -41,7 +42,6 @@ class OrdinaryTransport(Protocol):
         self._reactor = reactor
         self._max_pending = max_pending
         self._waiting: deque[bytes] = deque()
-        self._producer: Any = None  # of the HTTP channel
         self.disconnecting = False
         self._lost = False
         self._inner: Any = None
@@ -70,15 +70,21 @@ class OrdinaryTransport(Protocol):
         protocol, self.protocol = self.protocol, None
         protocol.connectionLost(reason)
 
+    def readConnectionLost(self) -> None:
+        """Of a plain socket: the peer sends no more. (TLS ends with either direction.)"""
+        if not self.protocol.half_closed():
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """As we wanted it."""
+
     def filled(self) -> None:
         if self.behind:
             return
         self.behind = True
         self._progress_at = self._reactor.seconds()
         self._left = waiting_in(self._inner)
-        if self._producer is not None:
-            self._producer.pauseProducing()
-        elif not self._lost:
+        if not self._lost:
             self.protocol.fellBehind()
 
     def drained(self) -> None:
@@ -93,8 +99,6 @@ class OrdinaryTransport(Protocol):
             return
         if self.disconnecting:
             self._close()
-        elif self._producer is not None:
-            self._producer.resumeProducing()
         elif was_behind and not self._lost:
             self.protocol.caughtUp()
 
@@ -124,16 +128,6 @@ class OrdinaryTransport(Protocol):
     def writeSequence(self, iovec: Any) -> None:
         self.write(b"".join(iovec))
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Of the HTTP channel, which is a push producer."""
-        assert streaming
-        self._producer = producer
-        if self.behind:
-            producer.pauseProducing()
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-
     def loseConnection(self) -> None:
         """Close when all is written."""
         if not self.disconnecting:
@@ -156,9 +150,6 @@ class OrdinaryTransport(Protocol):
     def getHost(self) -> Any:
         return self.transport.getHost()
 
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Set from the beginning; HTTP channels ask for it, too."""
-
     def pauseProducing(self) -> None:
         """Read no more for now."""
         self.transport.pauseProducing()
@@ -170,6 +161,22 @@ class OrdinaryTransport(Protocol):
         self.loseConnection()
 
 
+class _TurnedAway(Protocol):
+    """A connection for which there is no descriptor: gone in the next turn."""
+
+    transport: Any
+    factory: "OrdinaryFactory"
+
+    def connectionMade(self) -> None:
+        if hasattr(self.transport, "wrappedProtocol"):
+            # TLS: 503 would take the handshake first, and a descriptor for as long as that takes
+            self.factory.refusal()
+            self.transport.abortConnection()
+        else:
+            turn_away(self.transport.getHandle(), self.factory.refusal())
+            self.transport.loseConnection()
+
+
 class OrdinaryFactory(Factory):
     """Puts an OrdinaryTransport between an endpoint and each connection of `factory`."""
 
@@ -179,7 +186,17 @@ class OrdinaryFactory(Factory):
         self._factory = factory
         self._reactor = reactor
         self._max_pending = max_pending
+        self.refusal = factory.refusal
 
-    def buildProtocol(self, addr: Any) -> OrdinaryTransport:
+    @property
+    def room(self) -> int:
+        """For how many more connections there are descriptors."""
+        return int(self._factory.room)
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        if self.room <= 0:
+            turned_away = _TurnedAway()
+            turned_away.factory = self
+            return turned_away
         protocol = self._factory.buildProtocol(addr)
         return OrdinaryTransport(protocol, self._reactor, self._max_pending)

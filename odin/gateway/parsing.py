@@ -44,6 +44,10 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         """Do something in a turn to come."""
         raise NotImplementedError
 
+    def read_on(self) -> None:
+        """Read again, after a pause."""
+        self.transport.resumeProducing()
+
     def parse(self, data: bytes) -> None:
         """Bytes of an open connection."""
         at = self._taken = 0
@@ -59,11 +63,11 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
         elif self.state == WebSocketProtocol.STATE_CLOSING:
             self.seek_close(left)
 
-    def _go_on(self) -> None:
+    def _next_turn(self) -> None:
         """The turn has come for which the rest of `data` was put off."""
         if self.state != WebSocketProtocol.STATE_CLOSED:
             self._put_off, self._taken = False, 0
-            self.transport.resumeProducing()
+            self.read_on()
             self.consumeData()
             self.parsed()
 
@@ -99,7 +103,7 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
             if self._taken >= _MOST_IN_A_TURN:
                 self._put_off = True
                 self.transport.pauseProducing()
-                self.later(self._go_on)
+                self.later(self._next_turn)
 
     def _protocol_violation(self, reason: str) -> bool:
         super()._protocol_violation(reason)

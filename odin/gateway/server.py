@@ -12,8 +12,9 @@ from odin.delivery.hub import Hub
 from odin.gateway.drain import drain
 from odin.gateway.endpoints import Endpoints, empty
 from odin.gateway.ordinary import OrdinaryFactory
+from odin.gateway.port import Port
 from odin.gateway.session import Session
-from odin.gateway.transport import Port, Transport
+from odin.gateway.transport import Transport
 from odin.gateway.websocket import OdinFactory
 from odin.process import listeners
 
@@ -56,7 +57,7 @@ class Gateway(Service):
         self._watch.clock = reactor
 
     def startService(self) -> None:
-        """Raises: CannotListenError."""
+        """Raises: CannotListenError, ConfigError."""
         super().startService()
         if self._own is not None:
             self.listen_on(0, self._own())

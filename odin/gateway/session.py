@@ -255,12 +255,15 @@ class Session(Subscriber):
             raise
         self._warned = False
         self._become(identity)
+        if self.outlet is not None:
+            self.outlet.look_again()
         assert identity.expires_at is not None  # a verified token has one
         return AuthAck(id=request.id, userId=identity.user_id, expiresAt=identity.expires_at)
 
     def _publish(self, request: Publish) -> None:
         if not is_subject(request.channel):
             raise BadChannel("not a subject: no wildcards, spaces or empty tokens")
+        self._check_token()
         if not permitted(self.identity.publish, request.channel):
             raise Forbidden("the token does not permit publishing here")
         done = self._context.bridge.publish(request.channel, bytes(request.data))

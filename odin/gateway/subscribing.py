@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from odin.access.tokens import Identity
 from odin.delivery.hub import Hub
 from odin.delivery.playback import Playback
-from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError
+from odin.errors import BadChannel, Forbidden, LimitExceeded, RequestError, Unauthorized
 from odin.gateway.costs import size_of_names
 from odin.gateway.outflow import Watch
 from odin.gateway.paying import Paying, Terms
@@ -61,6 +61,9 @@ class Surroundings(Terms, Protocol):
     def bridge(self) -> Feed: ...
     @property
     def replays(self) -> Replays: ...
+    @property
+    def wall(self) -> Callable[[], float]:
+        """Seconds since 1970."""
 
 
 class Subscriber(Paying):
@@ -76,6 +79,7 @@ class Subscriber(Paying):
         self.identity = identity
 
     def _subscribe(self, request: Subscribe) -> None:
+        self._check_token()
         subscribed, rejected = self._sorted(request.data.channels)
         recover = request.data.recover
         found = None
@@ -99,6 +103,11 @@ class Subscriber(Paying):
     ) -> None:
         if isinstance(found, Failure):
             self._failed("recovering", found, request.id)
+            return
+        try:
+            self._check_token()  # it took its time
+        except Unauthorized as error:
+            self._refuse(error, request.id)
         else:
             self._subscribed(found, request, subscribed, rejected)
 
@@ -154,6 +163,10 @@ class Subscriber(Paying):
         if self._explicit:
             patterns = frozenset(filter(permission(identity.channels), self._patterns()))
         self._context.hub.resubscribe(self, patterns)
+
+    def _check_token(self) -> None:
+        """Raises: Unauthorized, if it has ended: what is there goes on, for a time of grace."""
+        self.identity.check(self._context.wall())
 
     def _is_gone(self) -> bool:
         return self.outlet is None

@@ -1,7 +1,7 @@
 """The WebSocket edge: OdinFactory makes an OdinProtocol for each connection.
 
     TCP connection -> OpeningProtocol -> OdinProtocol -> Session
-                      (heads, HTTP)      (frames: see `resting`)
+                      (see `plain`)      (frames: see `resting`)
 
 One port serves both. A connection is HTTP until an upgrade, also after it was kept alive for some
 requests, as a proxy does it.
@@ -27,7 +27,8 @@ from odin.gateway.deflate import (
     accept_none,
     is_deflate_offer,
 )
-from odin.gateway.opening import HttpChannel, OpeningProtocol, refusal_of
+from odin.gateway.opening import OpeningProtocol
+from odin.gateway.plain import MakeExchange, refusal_of
 from odin.gateway.session import Context, Session
 from odin.gateway.timers import Wheel
 from odin.wire.codes import ABNORMAL, NO_STATUS, CloseCode, close_reason
@@ -96,16 +97,15 @@ class OdinProtocol(OpeningProtocol):
             self.feed(data)
         elif state == self.STATE_CLOSING:
             self.seek_close(data)
-        elif state == self.STATE_CONNECTING and not self._refused:
-            self.opening(data)
+        elif state == self.STATE_CONNECTING and not self._over:
+            self.http_received(data)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         factory = self.factory
         factory.transports -= 1
         factory.wheel.clear(self)
         factory.behind.discard(self)
-        if self._http is not None:
-            self._http.connectionLost(reason)
+        self.http_lost(reason)
         session = self.session
         if session is not None:
             self._leave()
@@ -125,6 +125,8 @@ class OdinProtocol(OpeningProtocol):
         self.factory.behind.discard(self)
         if self.session is not None:
             self.session.caught_up(self.transport.sink)
+        else:
+            self.http_left()
 
     def overflowed(self, pending: int) -> None:
         if self.session is not None:  # an HTTP response may be as long as it likes
@@ -174,14 +176,8 @@ class OdinProtocol(OpeningProtocol):
             return
         if self.state == self.STATE_OPEN:
             self._keep_alive()
-        elif self.state == self.STATE_CONNECTING and not self._refused:
-            self._refused = True
-            if self._http is None:
-                self.factory.meter.rejected("timeout")
-                self.transport.abortConnection()
-            else:
-                self.transport.loseConnection()
-                self.factory.wheel.set(self, CLOSE_TIMEOUT_S)
+        elif self.state == self.STATE_CONNECTING and not self._over:
+            self.http_late()
         else:
             self.transport.abortConnection()
 
@@ -355,7 +351,7 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         compression: bool,
         wheel: Wheel,
         meter: Meter,
-        http: Callable[[], HttpChannel],
+        http: MakeExchange,
         echo: type[OdinProtocol] | None = None,
     ) -> None:
         """`most_transports`: connections of all kinds, beyond which descriptors run out."""
@@ -365,6 +361,8 @@ class OdinFactory(WebSocketServerFactory):  # type: ignore[misc] # autobahn has 
         self.wheel = wheel
         self.meter = meter
         self.http = http
+        self.later = context.hub.later
+        self.max_body_bytes = context.max_message_bytes
         self.seats = seats
         self.opened = 0  # WebSockets since the start
         self.transports = 0  # connections of all kinds

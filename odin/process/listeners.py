@@ -40,7 +40,7 @@ def listen(
         settle(sock, send_buffer)
         sock.bind((host, port))
         sock.listen(backlog)
-    except OSError as error:
+    except (OSError, UnicodeError, ValueError) as error:  # the latter for what is no host at all
         sock.close()
         raise CannotListenError(host, port, error) from None
     return sock

@@ -1,1 +1,1 @@
-"""The HTTP side: plain twisted.web Resources, one file each."""
+"""The HTTP side: pages, one file each, and the site that they are on."""

@@ -4,7 +4,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from twisted.web.server import Request
+from twisted.web.http import Request
 
 from odin.web.resources import JsonResource
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from twisted.web.server import Request
+from twisted.web.http import Request
 
 from odin.web.resources import JsonResource, reply
 

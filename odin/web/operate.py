@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.http import Request
+from twisted.web.server import NOT_DONE_YET
 
 from odin.web.resources import JsonResource, finish, problem, reply
 

@@ -3,35 +3,24 @@
 from http import HTTPStatus
 from typing import Any, Final
 
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.http import Request
 
 from odin.wire.messages import encode
 
 JSON: Final = b"application/json"
 
 
-class JsonResource(Resource):
+class JsonResource:
     """A resource of one path, which answers with JSON.
 
-    `render_<METHOD>` returns the body. Another method gets 405, a path below it 404; a slash at
-    the end makes no difference.
+    `render_<METHOD>` returns the body, or NOT_DONE_YET and calls `finish`. HEAD is answered as GET
+    is, and the Request leaves the body out; another method gets 405.
     """
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return self if not path and not request.postpath else NotFound()
 
     def render(self, request: Request) -> Any:
         harden(request)
-        method = request.method.decode("ascii", "replace")
-        if method == "HEAD" and hasattr(self, "render_GET"):
-            # without the body that Resource.render_HEAD returns: twisted.web would log the URL
-            body = self.render_GET(request)
-            if body == NOT_DONE_YET:
-                return body
-            request.setHeader(b"Content-Length", str(len(body)).encode())
-            return b""
-        renderer = getattr(self, f"render_{method}", None) if method != "HEAD" else None
+        method = request.method.decode()
+        renderer = getattr(self, f"render_{'GET' if method == 'HEAD' else method}", None)
         if renderer is None:
             allowed = [each for each in ("GET", "POST") if hasattr(self, f"render_{each}")]
             allowed += ["HEAD"] if "GET" in allowed else []
@@ -61,10 +50,9 @@ def problem(request: Request, status: int, code: str, message: str) -> bytes:
 
 
 def finish(request: Request, body: bytes) -> None:
-    """Answer a request that had to wait (NOT_DONE_YET)."""
+    """Answer a request, at once or when it had to wait (NOT_DONE_YET)."""
     if request.channel is None:  # the client went away meanwhile
         return
-    harden(request)
     request.setHeader(b"Content-Length", str(len(body)).encode())
     request.write(body)
     request.finish()

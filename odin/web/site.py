@@ -1,116 +1,136 @@
-"""The HTTP side of a port: a tree of resources, and the channel that the gateway feeds.
+"""The HTTP side of a port: pages by their paths, and one exchange for each request.
 
-Leans on private names of twisted.web.http.HTTPChannel: this module only (tests/test_site.py).
+The gateway has checked the request and has all of it. Nothing is parsed here but the query: a body
+is a page's own affair, never a form.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs
 
-from twisted.web import http, server
-from twisted.web.resource import IResource, Resource
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request, datetimeToString
+from twisted.web.http_headers import Headers
+from twisted.web.server import NOT_DONE_YET
 
-from odin.errors import HandshakeRefused
-from odin.web.resources import JsonResource, NotFound, harden, problem
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IConsumer
-
-
-class Root(Resource):
-    """Paths to resources; anything else is 404."""
-
-    def __init__(self, pages: dict[str, Resource]) -> None:
-        super().__init__()
-        for path, page in pages.items():
-            self._mount([each.encode() for each in path.strip("/").split("/")], page)
-
-    def _mount(self, segments: list[bytes], page: Resource) -> None:
-        node: Resource = self
-        for segment in segments[:-1]:
-            child = node.children.get(segment)
-            if child is None:
-                child = NotFound()
-                node.putChild(segment, child)
-            node = child
-        node.putChild(segments[-1], page)
-
-    def getChild(self, path: bytes, request: server.Request) -> Resource:
-        return NotFound()
+from odin.gateway.handshake import RequestHead
+from odin.web.resources import JsonResource, NotFound, finish, problem
 
 
 class UpgradeOnly(JsonResource):
     """The WebSocket's path, asked for without an upgrade: 426."""
 
-    def render_GET(self, request: server.Request) -> bytes:
-        harden(request)
+    def render_GET(self, request: Request) -> bytes:
         request.setHeader(b"Upgrade", b"websocket")
         request.setHeader(b"Sec-WebSocket-Version", b"13")
         return problem(request, 426, "upgrade_required", "connect with a WebSocket client")
 
 
-class LimitedRequest(server.Request):
-    """A request whose body is refused when it is too large, before it is read."""
+class Site:
+    """Paths to pages; anything else is 404. A slash at the end makes no difference."""
 
-    max_body_bytes = 1 << 20
+    _log = Logger()
 
-    def gotLength(self, length: int | None) -> None:
-        if length is not None and length > self.max_body_bytes:
-            raise HandshakeRefused(413, "too_large", "the body is too large")
-        super().gotLength(length)
+    def __init__(self) -> None:
+        self._pages: dict[str, JsonResource] = {}
+        self._nothing = NotFound()
 
-    def handleContentChunk(self, data: bytes) -> None:
-        assert self.content is not None
-        if self.content.tell() + len(data) > self.max_body_bytes:
-            raise HandshakeRefused(413, "too_large", "the body is too large")
-        super().handleContentChunk(data)
+    def mount(self, pages: Mapping[str, JsonResource]) -> None:
+        """Answer at these paths, too."""
+        self._pages |= {f"/{path.strip('/')}": page for path, page in pages.items()}
 
+    def exchange(self, transport: Any, answered: Callable[[], None]) -> "Exchange":
+        """For one request on `transport`; `answered` is called when the answer is written."""
+        return Exchange(self, transport, answered)
 
-class Channel(http.HTTPChannel):
-    """One connection's HTTP side, while it is that (see gateway.websocket)."""
-
-    @property
-    def idle(self) -> bool:
-        """Between two requests, with nothing buffered."""
-        return not (self.requests or self._buffer or self._dataBuffer)
-
-    @property
-    def receiving(self) -> bool:
-        """In the middle of a request."""
-        return bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
-
-    def detach(self) -> None:
-        """Let go of the transport: the connection is upgraded."""
-        self.setTimeout(None)
-        cast("IConsumer", self._networkProducer).unregisterProducer()
-        self.transport = None
+    def render(self, path: str, request: Request) -> None:
+        """Answer, now or later."""
+        try:
+            body = self._pages.get(path, self._nothing).render(request)
+        except Exception:
+            self._log.failure("a page failed")
+            body = problem(request, 500, "internal", "the server failed")
+        if body is not NOT_DONE_YET:
+            finish(request, body)
 
 
-class Site(server.Site):
-    """A site without an access log: a logged URL could hold a token."""
+class Exchange:
+    """One request and its answer; what a Request calls its channel.
 
-    displayTracebacks = False
-    noisy = False
+    The answer is one write: 2 system calls less than as twisted.web writes it.
+    """
 
-    def __init__(
-        self, root: IResource, reactor: Any, *, idle_timeout_s: float, max_body_bytes: int
-    ) -> None:
-        request = type("Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
-        super().__init__(root, requestFactory=request, timeout=idle_timeout_s, reactor=reactor)
+    __slots__ = ("_answered", "_parts", "_request", "_site", "transport")
 
-    def log(self, request: http.Request) -> None:
-        pass
+    def __init__(self, site: Site, transport: Any, answered: Callable[[], None]) -> None:
+        self.transport = transport
+        self._site = site
+        self._answered = answered
+        self._parts: list[bytes] = []
+        self._request: Request | None = None
 
-    def plain(self) -> server.Site:
-        """The same resources for a port of their own, without WebSockets."""
-        site: Any = server.Site(self.resource, timeout=self.timeOut, reactor=self.reactor)
-        site.log = self.log
-        site.displayTracebacks = site.noisy = False
-        return cast("server.Site", site)
+    # -- for the gateway
 
-    def channel(self) -> Channel:
-        """A channel for a connection of the gateway, as HTTPFactory.buildProtocol makes them."""
-        channel: Any = Channel()
-        channel.factory = channel.site = self
-        channel.requestFactory = self.requestFactory
-        channel.timeOut = self.timeOut
-        channel.callLater = self.reactor.callLater
-        return cast("Channel", channel)
+    def begin(self, head: RequestHead, body: bytes) -> None:
+        """Ask the page. Once."""
+        channel: Any = self  # what an HTTPChannel is to a Request, no more
+        request = self._request = Request(channel)
+        request.method = head.method.encode()
+        request.uri = head.target.encode()
+        request.clientproto = head.version.encode()
+        path, _, query = head.target.partition("?")
+        request.path = path.encode()
+        request.args = _arguments(query)
+        request.content = BytesIO(body)
+        # UTF-8 of what was read as Latin-1: pages see the same text as a handshake, and each can
+        # be decoded
+        request.requestHeaders = Headers(
+            {name.encode(): [value.encode()] for name, value in head.headers.items()}
+        )
+        request.setHeader(b"Date", datetimeToString())
+        if not head.persistent:
+            request.setHeader(b"Connection", b"close")
+        self._site.render(head.path, request)
+
+    def lost(self, reason: Failure) -> None:
+        """The connection is gone; what the page says from now on goes nowhere."""
+        if self._request is not None:
+            self._request.connectionLost(reason)
+
+    # -- for the Request (as twisted.web's HTTP/2 streams do it)
+
+    def getPeer(self) -> Any:
+        return self.transport.getPeer()
+
+    def getHost(self) -> Any:
+        return self.transport.getHost()
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        self._parts.append(b"%b %b %b\r\n" % (version, code, reason))
+        for name, values in headers.getAllRawHeaders():
+            self._parts += [b"%b: %b\r\n" % (name, value) for value in values]
+        self._parts.append(b"\r\n")
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def writeSequence(self, parts: list[bytes]) -> None:
+        self._parts += parts
+
+    def requestDone(self, _request: Request) -> None:
+        self.transport.write(b"".join(self._parts))
+        self._parts.clear()
+        self._answered()
+
+
+def _arguments(query: str) -> dict[bytes, list[bytes]]:
+    """The arguments of a query, as bytes in whatever encoding the client chose."""
+    if not query:
+        return {}
+    found = parse_qs(query, keep_blank_values=True, encoding="latin-1")
+    return {
+        name.encode("latin-1"): [each.encode("latin-1") for each in values]
+        for name, values in found.items()
+    }

@@ -4,7 +4,7 @@ from typing import Any
 
 from twisted.web.server import Request
 
-from odin.access.tokens import Identity, issue
+from odin.access.tokens import MAX_TOKEN_BYTES, Identity, issue
 from odin.web.resources import JsonResource, problem, reply
 from odin.wire.subjects import is_pattern
 
@@ -13,7 +13,7 @@ class TokenPage(JsonResource):
     """A token for whoever asks, with the permissions it asks for.
 
     ?userId= ?username= ?role= ?channels=a,b (what it may see, default all) ?publish=a,b (what it
-    may publish to, default nothing).
+    may publish to, default nothing). 400, if the token would be too long to be used.
     """
 
     def __init__(self, secret: str, lifetime_s: int) -> None:
@@ -36,6 +36,10 @@ class TokenPage(JsonResource):
             publish=patterns["publish"] or (),
         )
         token, expires_at = issue(identity, self._secret, self._lifetime_s)
+        if len(token) > MAX_TOKEN_BYTES:
+            return problem(
+                request, 400, "limit_exceeded", f"the token is above {MAX_TOKEN_BYTES} bytes"
+            )
         body: dict[str, Any] = {
             "token": token,
             "tokenType": "Bearer",
@@ -48,4 +52,4 @@ class TokenPage(JsonResource):
 
 def _argument(request: Request, name: str) -> str | None:
     values = (request.args or {}).get(name.encode())
-    return values[0].decode("utf-8", "replace")[:1024] if values else None
+    return values[0].decode("utf-8", "replace") if values else None

@@ -1,7 +1,7 @@
 """Every message on the socket: its shape, decoded and encoded.
 
-Client to server (each may carry `id`, an integer or a string of at most 36 characters, which its
-reply echoes):
+Client to server (each may carry `id`, an integer of 64 bits or a string of at most 36 characters,
+which its reply echoes):
 
     -> {"type":"ping","timestamp":ms,"nonce":".."?}
     <- {"type":"pong","timestamp":ms,"nonce","originalTimestamp","clientId"}
@@ -41,7 +41,8 @@ import msgspec
 
 from odin.errors import BadRequest, NotJSON, UnknownType
 
-Id = int | Annotated[str, msgspec.Meta(max_length=36)] | None
+_INT64: Final = msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)
+Id = Annotated[int, _INT64] | Annotated[str, msgspec.Meta(max_length=36)] | None
 Nonce = Annotated[str, msgspec.Meta(max_length=256)] | int | None
 
 
@@ -101,15 +102,20 @@ class Publish(Request, tag="publish", frozen=True, kw_only=True):
 AnyRequest = Ping | Heartbeat | Subscribe | Unsubscribe | Subscriptions | Auth | Publish
 
 
-class _Head(msgspec.Struct):
-    """What can be said of a request that fits no shape."""
+_NULL: Final = msgspec.Raw(b"null")
 
-    type: Any = None
-    id: Any = None
+
+class _Head(msgspec.Struct):
+    """What can be said of a request that fits no shape; it need not be readable."""
+
+    type: msgspec.Raw = _NULL
+    id: msgspec.Raw = _NULL
 
 
 _decode_request: Callable[[bytes], AnyRequest] = msgspec.json.Decoder(AnyRequest).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_id: Callable[[msgspec.Raw], int | str | None] = msgspec.json.Decoder(Id).decode
+_decode_type = msgspec.json.Decoder(str).decode
 _TYPES: Final = frozenset(
     ("ping", "heartbeat", "subscribe", "unsubscribe", "subscriptions", "auth", "publish")
 )
@@ -129,10 +135,9 @@ def decode_request(text: bytes) -> AnyRequest:
 def request_id(text: bytes) -> int | str | None:
     """The id of a request that is not looked at any further, if it has one."""
     try:
-        head = _decode_head(text)
+        return _decode_id(_decode_head(text).id)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    return head.id if _is_id(head.id) else None
 
 
 def _refusal(text: bytes, error: Exception) -> BadRequest:
@@ -143,18 +148,14 @@ def _refusal(text: bytes, error: Exception) -> BadRequest:
         return NotJSON("a message is a JSON object with a type")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return NotJSON("not valid JSON")
-    id_ = head.id if _is_id(head.id) else None
-    if not isinstance(head.type, str):
+    id_ = request_id(text)
+    try:
+        type_ = _decode_type(head.type)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return BadRequest("type is missing or not a string", request_id=id_)
-    if head.type not in _TYPES:
-        return UnknownType(f"unknown type {head.type[:40]!r}", request_id=id_)
+    if type_ not in _TYPES:
+        return UnknownType(f"unknown type {type_[:40]!r}", request_id=id_)
     return BadRequest(str(error)[:200], request_id=id_)
-
-
-def _is_id(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int) or (isinstance(value, str) and len(value) <= 36)
 
 
 class Reply(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True, gc=False):
@@ -277,6 +278,7 @@ class _FeedHead(msgspec.Struct, gc=False):
 _OWN: Final = frozenset(("channel", "offset", "snapshot"))  # said by the server alone
 _decode_feed_head = msgspec.json.Decoder(_FeedHead).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 def read_payload(payload: bytes) -> tuple[str | int | None, bytes, bool]:
@@ -288,28 +290,41 @@ def read_payload(payload: bytes) -> tuple[str | int | None, bytes, bool]:
 
     Raises: NotJSON.
     """
+    is_object = True
     try:
         payload.decode()  # the walk skips strings without looking at their UTF-8
         nonce = _decode_feed_head(payload).nonce
     except msgspec.ValidationError:
-        return _read_odd(payload)
+        nonce, payload, is_object = _read_odd(payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
     kind = type(nonce)  # not isinstance: true and false are ints to Python
-    return nonce if kind is int or (kind is str and nonce) else None, payload, True
+    return nonce if kind is int or (kind is str and nonce) else None, payload, is_object
 
 
-def _read_odd(payload: bytes) -> tuple[str | int | None, bytes, bool]:
-    """`read_payload` of what is no object, or has members that are the server's own; rare."""
+def _read_odd(payload: bytes) -> tuple[Any, bytes, bool]:
+    """(`nonce`, what clients get, is an object) of a payload that the head does not fit; rare.
+
+    It is no object, or has a nonce that cannot be read, or members that are the server's own.
+    """
+    nonce = None
     try:
         members = _decode_members(payload)
     except msgspec.ValidationError:
         _check(payload)
-        return None, payload, False
+        return nonce, payload, False
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise NotJSON("payload is not JSON in UTF-8") from None
-    kept = (encode(name) + b":" + raw for name, raw in members.items() if name not in _OWN)
-    return read_payload(b"{%b}" % b",".join(kept))
+    try:
+        nonce = _decode_any(members["nonce"]) if "nonce" in members else None
+    except msgspec.ValidationError:
+        _check(payload)
+    except (msgspec.DecodeError, RecursionError):
+        raise NotJSON("payload is not JSON in UTF-8") from None
+    if not _OWN.isdisjoint(members):
+        kept = (encode(name) + b":" + raw for name, raw in members.items() if name not in _OWN)
+        payload = b"{%b}" % b",".join(kept)
+    return nonce, payload, True
 
 
 class _Timed(msgspec.Struct, gc=False):
@@ -329,12 +344,12 @@ def feed_timestamp(message: bytes) -> float | None:
 
 
 def _check(payload: bytes) -> None:
-    """Look at all of a payload that is no object; rare. Raises: NotJSON.
+    """Look at all of a payload that is no object, or has an odd nonce; rare. Raises: NotJSON.
 
     By the standard library: msgspec stops at the first thing that is not as expected.
     """
     try:
-        json.loads(payload, parse_constant=_no_number)
+        json.loads(payload.decode(), parse_constant=_no_number)  # bytes could be UTF-16 to it
     except (ValueError, RecursionError):
         raise NotJSON("payload is not JSON in UTF-8") from None
 

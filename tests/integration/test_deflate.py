@@ -16,6 +16,15 @@ def deflated(data: bytes) -> bytes:
     return (packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+def answers_much_at_once(case: OdinTestCase, wire: Wire) -> None:
+    """Look whether a server answers 4 KiB that inflate to 1.2 MB, which may compress."""
+    long = b'{"type":"ping","id":%d,"data":"' + b"0" * 60_000 + b'"}'
+    wire.send(b"".join(frame(TEXT, deflated(long % n), rsv=_COMPRESSED) for n in range(20)))
+    case.assertEqual([json.loads(wire.receive()[1])["id"] for _ in range(20)], list(range(20)))
+    wire.send(frame(TEXT, b'{"type":"ping","id":20}'))
+    case.assertEqual(json.loads(wire.receive()[1])["id"], 20)
+
+
 class DeflateTests(OdinTestCase):
     """Compression as configured by default."""
 
@@ -76,6 +85,11 @@ class DeflateTests(OdinTestCase):
         ):
             wire.send(data)
             self.assertEqual(json.loads(wire.receive()[1])["nonce"], "n")
+
+    def test_much_at_once(self) -> None:
+        """Messages that inflate to much are all answered in order, in however many turns."""
+        wire, _answer = self.offering(BROWSER)
+        answers_much_at_once(self, wire)
 
     def test_library(self) -> None:
         """A client library that compresses everything gets on with us, both ways."""

@@ -1,5 +1,6 @@
 """Endpoints of other kinds: TLS and a UNIX socket, by Twisted's own transports."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from websockets.sync.client import unix_connect
 
-from tests.integration.clients import HANDSHAKE, PATIENCE_S, Client, Wire, trusting
+from tests.integration.clients import HANDSHAKE, PATIENCE_S, PING, Client, Wire, frame, trusting
 from tests.integration.harness import MEMORY, Odin, OdinTestCase, eventually, program
+from tests.integration.test_deflate import answers_much_at_once
 from tests.integration.test_start import StartTestCase
 
 _SIZE = 100_000
@@ -92,6 +94,27 @@ class TlsTests(OdinTestCase):
         wire.send(HANDSHAKE.replace("{path}", "/elsewhere") + "\r\n")
         self.assertEqual(wire.response().status, 404)
         self.assertTrue(wire.ended())
+
+    def test_reading_pauses(self) -> None:
+        """Frames that are much are served in turns, and those behind the end are not read."""
+        wire = self.wire()
+        wire.upgrade("Sec-WebSocket-Extensions: permessage-deflate\r\n")
+        wire.receive()
+        answers_much_at_once(self, wire)
+        wire.send(frame(PING, length=1 << 40))
+        self.assertEqual(wire.closed()[0], 1002)
+        before = self.server.peak()
+        with contextlib.suppress(ssl.SSLError):  # the end, at the deadline
+            wire.send(bytes(20 << 20))
+        self.assertLess(self.server.peak() - before, 5 << 20)
+
+    def test_pipelined(self) -> None:
+        """Many requests in a few records are answered one by one; an upgrade behind them, too."""
+        wire = self.wire()
+        wire.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 300 + HANDSHAKE + "\r\n")
+        self.assertEqual({wire.response().status for _ in range(300)}, {200})
+        self.assertEqual(wire.response().status, 101)
+        self.assertEqual(json.loads(wire.receive()[1])["type"], "connectionEstablished")
 
     def test_never_reads(self) -> None:
         """The bounds hold here, too: 4408 for one that never reads, all for the other."""

@@ -66,6 +66,13 @@ class FeedTests(OdinTestCase):
         got = self.subjects_of("/ws?channels=a.*,b&channels=c", "a.x", "b", "c", "d", "a.x.y")
         self.assertEqual(got, ["a.x", "b", "c"])
 
+    def test_no_channels_in_the_url(self) -> None:
+        """?channels= is a list without channels, and not everything."""
+        client = self.client("/ws?channels=")
+        self.odin.publish("a.b", {})
+        self.assertEqual(client.ask({"type": "subscriptions"})["channels"], [])
+        self.assertEqual(client.subscribe("c")["count"], 1)
+
     def test_nothing_in_between(self) -> None:
         """What is published right after the ack arrives, what was before does not."""
         client = self.client("/ws?channels=nothing")
@@ -87,12 +94,11 @@ class FeedTests(OdinTestCase):
             b'{"big":123456789012345678901234567890,"f":0.10,"deep":{"x":[{}]}}',
             b"{}",
             b'\n {"x":1} \n',
-            b'{"channel":"mine","offset":-1}',
         ]
         for payload in payloads:
             self.odin.publish("odin.token.BTC.price", payload)
             text = client.receive_text()
-            offset = json.loads(text.replace(',"channel":"mine","offset":-1', ""))["offset"]
+            offset = json.loads(text)["offset"]
             members = payload.decode().strip()[1:]
             head = f'{{"channel":"odin.token.BTC.price","offset":{offset}'
             self.assertEqual(text, head + (members if members == "}" else "," + members))
@@ -121,14 +127,14 @@ class FeedTests(OdinTestCase):
             self.assertEqual(message["data"], value)
 
     def test_duplicate_nonces(self) -> None:
-        """A nonce passes once, whatever the channel; texts and numbers are different nonces."""
+        """A nonce passes once on each channel; texts and numbers are different nonces."""
         client = self.client()
         nonces = ["n1", "n1", 1, "1", 1, "", "", None, None, "n1", "x" * 5000, "x" * 5000]
         for n, nonce in enumerate(nonces):
             self.odin.publish(f"dup.{n % 2}", {"n": n, "nonce": nonce})
         self.odin.publish("dup.end", {"n": -1})
         messages = client.until(lambda message: message["n"] == -1)
-        self.assertEqual([each["n"] for each in messages], [0, 2, 3, 5, 6, 7, 8, 10, -1])
+        self.assertEqual([each["n"] for each in messages], [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, -1])
 
     def test_groups_end_with_their_clients(self) -> None:
         """Subscriptions leave nothing behind when the clients are gone."""

@@ -3,12 +3,11 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
 
 from tests.integration.clients import BINARY, CLOSE, HANDSHAKE, PING, PONG, TEXT, Wire, frame
-from tests.integration.harness import OdinTestCase, eventually
+from tests.integration.harness import MEMORY, OdinTestCase, eventually
 
 CONTINUATION = 0
 _PING = frame(TEXT, b'{"type":"ping"}')
@@ -226,11 +225,6 @@ class AfterTheEndTests(OdinTestCase):
         self.assertEqual(wire.receive()[0], TEXT)
         return wire
 
-    def peak(self) -> int:
-        """The most bytes that the server has been resident with."""
-        status = Path(f"/proc/{self.odin.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) << 10
-
     def test_closing_handshake(self) -> None:
         """Whatever was wrong: a client that answers our close frame is let go without a reset."""
         broken = {
@@ -250,7 +244,7 @@ class AfterTheEndTests(OdinTestCase):
     def test_memory(self) -> None:
         """A client that sends on and on fills no memory, whatever it pretends to send."""
         client = self.client()
-        before = self.peak()
+        before = self.odin.peak()
         endless = [self.offering() for _ in range(6)]
         for wire, data in zip(
             endless,
@@ -269,7 +263,7 @@ class AfterTheEndTests(OdinTestCase):
         with ThreadPoolExecutor(len(endless)) as pool:
             for _ in pool.map(lambda wire: wire.send(bytes(30 << 20)), endless):
                 pass  # until the deadline
-        self.assertLess(self.peak() - before, 10 << 20)
+        self.assertLess(self.odin.peak() - before, 10 << 20)
         self.assertEqual(client.ask({"type": "ping"})["type"], "pong")
 
     def test_a_flood_of_pings(self) -> None:
@@ -326,3 +320,25 @@ class KeepaliveTests(OdinTestCase):
             while True:
                 wire.socket.sendall(_PING)
                 time.sleep(0.02)
+
+
+class EchoTests(OdinTestCase):
+    """/echo, which has no rate limit."""
+
+    options = (*MEMORY, "--echo")
+
+    def test_a_client_that_does_not_read(self) -> None:
+        """It is not read from, and what waits for it is little; all is there once it reads."""
+        wire = self.wire(receive_buffer=1 << 16)
+        wire.send(HANDSHAKE.replace("{path}", "/echo") + "\r\n")
+        self.assertEqual(wire.response().status, 101)
+        before = self.odin.peak()
+        count, message = 400, frame(BINARY, b"x" * 100_000)
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(wire.send, message * count)
+            with self.assertRaises(TimeoutError):
+                sending.result(2)
+            self.assertLess(self.odin.peak() - before, 10 << 20)
+            for _ in range(count):
+                self.assertEqual(wire.receive(), (BINARY, b"x" * 100_000))
+            sending.result()

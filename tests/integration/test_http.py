@@ -4,6 +4,8 @@ import json
 import time
 from http.client import HTTPConnection
 
+import jwt
+
 from tests.integration.clients import HANDSHAKE, PATIENCE_S, PING, PONG, TEXT, frame
 from tests.integration.harness import OdinTestCase, eventually, free_port
 
@@ -77,6 +79,16 @@ class EndpointTests(OdinTestCase):
         ack = client.subscribe("odin.trades.BTC", "odin.heartbeat")
         self.assertEqual(ack["subscribed"], ["odin.trades.BTC"])
         self.assertEqual(self.odin.get("/auth/token?channels=a..b").status, 400)
+
+    def test_token_with_many_channels(self) -> None:
+        """All the channels that were asked for are in the token, or there is none."""
+        channels = [f"odin.trades.number-{n}" for n in range(180)]
+        response = self.odin.get(f"/auth/token?channels={','.join(channels)}")
+        claims = jwt.decode(response.json()["token"], options={"verify_signature": False})
+        self.assertEqual(claims["channels"], channels)
+        response = self.odin.get("/auth/token?channels=" + ",".join(channels * 2)[:8000])
+        self.assertEqual(response.status, 400)
+        self.assertEqual(response.json()["error"]["code"], "limit_exceeded")
 
     def test_page(self) -> None:
         """/ is a page of its own, with nothing from elsewhere, and a policy that says so."""

@@ -126,6 +126,36 @@ class StartTests(StartTestCase):
             self.assertNotEqual(status, 0)
             self.refused(output, f"{port}", "in use")
 
+    def test_endpoints_that_cannot_be(self) -> None:
+        """Where nothing can listen, the start ends with one line and status 1."""
+        taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(taken.close)
+        port = str(taken.getsockname()[1])
+        long = "x" * 200
+        cases: list[tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]] = [
+            (("--endpoint", "tcp:99999"), {}, ("--endpoint", "tcp:99999", "65535")),
+            (("--endpoint", "stdio:"), {}, ("--endpoint", "stdio:")),
+            (("--endpoint", "unix:/nope/x"), {}, ("unix:/nope/x", "No such file")),
+            (("--endpoint", "unix:/proc/x"), {}, ("/proc/x",)),
+            (("--endpoint", f"unix:/tmp/{long}"), {}, (long,)),
+            (("--endpoint", f"tcp:{port}:interface=127.0.0.1"), {}, (port, "in use")),
+            (("--endpoint", "tcp:0:interface=a..b"), {}, ("a..b",)),
+            (("--endpoint", "nonsense:1"), {}, ("nonsense",)),
+            (("--endpoint", ""), {}, ("--endpoint",)),
+            (("--config", self.config({"server": {"host": "a\0b"}})), {}, ("server.host", "NUL")),
+            ((), {"SERVER_HOST": "a..b"}, ("server.host",)),
+            ((), {"SERVER_HOST": "h.invalid"}, ("h.invalid",)),
+            ((), {"METRICS_PORT": "0", "METRICS_HOST": "a..b"}, ("metrics.host",)),
+            ((), {"METRICS_PORT": "0", "METRICS_HOST": "h.invalid"}, ("h.invalid",)),
+        ]
+        processes = [
+            self.launch(*MEMORY, *options, **({"SERVER_PORT": "0"} | environment))
+            for options, environment, _words in cases
+        ]
+        for process, (options, _environment, words) in zip(processes, cases, strict=True):
+            self.assertEqual(process.wait(), 1, options)
+            self.refused(process.output(), "odin: ", *words)
+
     def test_files_that_cannot_be_written(self) -> None:
         """A log or a pid file where none can be written stops the start with one line."""
         for workers in ((), ("--workers", "1")):

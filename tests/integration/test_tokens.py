@@ -183,6 +183,29 @@ class OptionalTests(OdinTestCase):
         ack = client.ask({"type": "auth", "token": ended})
         self.assertEqual(ack["type"], "auth_ack")
 
+    def test_expiring_token_by_auth(self) -> None:
+        """One that comes later is announced right behind its acknowledgement, with pings or not."""
+        for interval in ("25", "0"):
+            odin = self.start(*MEMORY, WEBSOCKET_PING_INTERVAL=interval)
+            client, ends_at = self.client(odin=odin), int(time.time()) + 30
+            client.send({"type": "auth", "token": sign(exp=ends_at, publish=["a"])})
+            self.assertEqual(client.receive()["type"], "auth_ack")
+            self.assertEqual(client.receive(), {"type": "tokenExpiring", "expiresAt": ends_at})
+
+    def test_ended(self) -> None:
+        """With a token that has ended there is nothing new, until there is another one."""
+        token = sign(exp=int(time.time()) - 3, channels=["a"], publish=["a"])
+        client = self.client(token=token)
+        self.assertEqual(client.receive()["type"], "tokenExpiring")
+        subscribe = {"type": "subscribe", "data": {"channels": ["a"]}}
+        publish = {"type": "publish", "channel": "a", "data": {}}
+        eventually(lambda: client.ask(subscribe).get("code") == "unauthorized", "the end")
+        self.assertEqual(client.ask(publish)["code"], "unauthorized")
+        self.odin.publish("a", {"n": 1})
+        self.assertEqual(client.receive()["n"], 1)
+        client.ask({"type": "auth", "token": sign(channels=["a"])})
+        self.assertEqual(client.ask(subscribe)["subscribed"], ["a"])
+
 
 class PublicKeyTests(OdinTestCase):
     """Servers that check signatures with a public key."""
