@@ -24,12 +24,12 @@ class NonceTests(SynchronousTestCase):
         self.assertFalse(window.add("c", "a", 0.0))
 
     def test_bounded(self):
-        """Of very many nonces the newest are kept, no more than a channel's share."""
+        """Of very many nonces the newest are kept; one channel may have all the room."""
         window = NonceWindow(600, 1000)
         for n in range(100_000):
             window.add("c", n, 1000.0)
-        self.assertLessEqual(len(window), 250)
-        self.assertTrue(window.seen("c", 99_900, 1000.0))
+        self.assertLessEqual(len(window), 1000)
+        self.assertTrue(all(window.seen("c", n, 1000.0) for n in range(99_600, 100_000)))
         self.assertFalse(window.seen("c", 5, 1000.0))
 
     def test_one_channel_cannot_push_out_others(self):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from odin.wire.matcher import Matcher
 from odin.wire.subjects import (
     PatternSet,
     covers,
@@ -108,6 +109,15 @@ class PatternSetTests(SynchronousTestCase):
             compiled = PatternSet([pattern])
             for subject in SUBJECTS:
                 self.assertEqual(compiled.matches(subject), covers(pattern, subject))
+
+    def test_empty_tokens(self):
+        """Subjects that the broker lets through although they are none match as `covers` says."""
+        for subject in ("", ".", "x.", ".x", "x..y", "*.", "..."):
+            for pattern in (*ALL_PATTERNS, "x", "x.*", "*.x", "x.*.y", "x.>"):
+                expected = covers(pattern, subject)
+                for kind in (PatternSet, Matcher):
+                    got = kind(frozenset([pattern])).matches(subject)
+                    self.assertEqual(got, expected, (pattern, subject))
 
     @given(st.lists(st.sampled_from(ALL_PATTERNS), max_size=12), st.sampled_from(ALL_PATTERNS))
     def test_sets(self, patterns, other):

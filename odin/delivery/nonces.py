@@ -12,7 +12,7 @@ Nonce = str | int
 Kept = Nonce | bytes
 _MAX_KEPT: Final = 64  # characters; a longer nonce is kept as its digest
 _MAX_BITS: Final = 63  # of a number; a larger one, too
-_SHARES: Final = 4  # of the limit; a channel has one
+_SHARES: Final = 8  # of the limit; who has more than one makes room for the others
 _CHANNEL_COST: Final = 3  # nonces: the memory of an empty set and its place
 
 
@@ -21,15 +21,16 @@ class NonceWindow:
 
     Two generations instead of a time stamp each: a nonce is remembered for at least `seconds`, and
     for less than three times that. Memory is bounded by `limit` in all, in which each channel
-    counts as _CHANNEL_COST more. A channel has at most a quarter of the limit: one that brings more
-    forgets its own oldest, not those of others. O(1) per message, nothing to sweep.
+    counts as _CHANNEL_COST more. When that is full and a channel has more than an eighth of it, the
+    channel that has most forgets its own oldest, and the others nothing. O(1) per message as a
+    rule, nothing to sweep.
     """
 
     def __init__(self, seconds: float, limit: int) -> None:
         self._seconds = seconds
         self._limit = limit
         self._half = max(1, limit // 2)
-        self._share = max(1, limit // (2 * _SHARES))  # of a channel in each generation
+        self._share = max(1, limit // _SHARES)
         self._young = _Generation()
         self._old = _Generation()
         self._room = self._measured = self._half  # nonces that the young one may take
@@ -49,7 +50,7 @@ class NonceWindow:
         older = self._old.get(channel)
         if older is not None and key in older:
             return False
-        if own is None or self._room <= 0 or len(own) >= self._share:
+        if own is None or self._room <= 0:
             own = self._make_room(channel, now)
         own.add(key)
         self._room -= 1
@@ -79,17 +80,25 @@ class NonceWindow:
     def _make_room(self, channel: str, now: float) -> set[Kept]:
         """The young nonces of a channel, with room for one more."""
         if self._room <= 0:
+            self._make_room_in_largest()
+        if self._room <= 0:
             self._turn(now)
         own = self._young.get(channel)
-        if own is not None and len(own) < self._share:
-            return own
-        self._count()
-        if own is not None:
-            self._old.put(channel, own)
-        fresh: set[Kept] = set()
-        self._young.put(channel, fresh)
-        self._measure()
-        return fresh
+        if own is None:
+            self._count()
+            own = set()
+            self._young.put(channel, own)
+            self._measure()
+        return own
+
+    def _make_room_in_largest(self) -> None:
+        young = self._young
+        largest = max(young, key=lambda channel: len(young[channel]), default=None)
+        if largest is not None and len(young[largest]) >= self._share:
+            self._count()
+            self._old.put(largest, young[largest])
+            young.put(largest, set())
+            self._measure()
 
     def _turn(self, now: float) -> None:
         self._count()

@@ -2,11 +2,11 @@
 
 from typing import Any, Final
 
-from odin.wire.subjects import PatternSet
+from odin.wire.subjects import END, PatternSet
 
 _MOST_STATES: Final = 4096  # that are remembered
 
-_WILD: Final = frozenset(("", "*", ">"))  # keys of a tree that are no tokens of a subject
+_WILD: Final = frozenset((END, "*", ">"))  # keys of a tree that are no tokens of a subject
 
 
 class _State:
@@ -16,7 +16,7 @@ class _State:
 
     def __init__(self, nodes: list[dict[str, Any]]) -> None:
         self.nodes = nodes
-        self.ends = any("" in node for node in nodes)  # whether a pattern ends here
+        self.ends = any(END in node for node in nodes)  # whether a pattern ends here
         self.rest = any(">" in node for node in nodes)  # or takes whatever follows
         tokens = set().union(*nodes) - _WILD
         self.moves: dict[str, _State | None] = dict.fromkeys(tokens)  # None: not worked out yet

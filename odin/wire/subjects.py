@@ -12,7 +12,7 @@ MAX_TOKENS: Final = 16  # of a name that a client may use; the feed's own subjec
 EVERYTHING: Final = ">"
 
 _Node = dict[str, Any]
-_END: Final = ""  # no token
+END: Final = "."  # in a tree of patterns; no token
 
 
 def is_subject(subject: str) -> bool:
@@ -78,16 +78,16 @@ class PatternSet:
         unique = patterns if isinstance(patterns, frozenset) else frozenset(patterns)
         wild = list(filter(is_wild, unique))
         self.literals = unique.difference(wild) if wild else unique
-        self._tree: _Node = {}  # token -> what may follow; _END -> the pattern that ends there
+        self._tree: _Node = {}  # token -> what may follow; END -> the pattern that ends there
         for pattern in wild:
             node = self._tree
             for token in pattern.split("."):
                 if token == ">":
-                    node[">"] = {_END: pattern}
+                    node[">"] = {END: pattern}
                     break
                 node = node.setdefault(token, {})
             else:
-                node[_END] = pattern
+                node[END] = pattern
 
     @property
     def wild(self) -> bool:
@@ -110,7 +110,7 @@ class PatternSet:
             following = []
             for node in nodes:
                 rest = node.get(">")
-                if rest is not None and rest[_END] != but:
+                if rest is not None and rest[END] != but:
                     return True
                 if token == ">":
                     continue
@@ -122,7 +122,7 @@ class PatternSet:
             if not following:
                 return False
             nodes = following
-        return any(node.get(_END, but) != but for node in nodes)
+        return any(node.get(END, but) != but for node in nodes)
 
 
 def permitted(allowed: tuple[str, ...] | None, pattern: str) -> bool:
