@@ -48,6 +48,9 @@ class DaemonTests(OdinTestCase):
         os.kill(pid, signal.SIGTERM)
         eventually(lambda: not self.pid.exists(), "the end")
 
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
     def test_port_taken(self) -> None:
         """Either port, in the background or not, with workers or without: status 1, one line that
         says which, and no pid file."""
@@ -61,11 +64,14 @@ class DaemonTests(OdinTestCase):
                 ):
                     process = self.launch(*options, daemon=daemon, **environment)
                     self.assertEqual(process.wait(), 1)
-                    said = self.log.read_text(encoding="utf-8")
-                    self.assertNotIn("Traceback", process.output() + said)
+                    said = self.said()
                     line = f"cannot listen on 127.0.0.1:{port}: Address already in use"
                     self.assertIn(line, process.output() if daemon else said + process.output())
-                    self.assertIn(f"odin: {line}", said + process.output())
+                    eventually(  # the parent ends before its child, which says it last
+                        lambda: f"odin: {line}" in self.said() + process.output(),  # noqa: B023
+                        "the line",
+                    )
+                    self.assertNotIn("Traceback", process.output() + self.said())
                     self.assertFalse(self.pid.exists())
                     self.log.unlink()
 
