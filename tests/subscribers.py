@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from odin.access.tokens import Identity, issue
 from odin.delivery import backlog as backlog_module
 from odin.delivery import playback as playback_module
+from odin.delivery import search as search_module
 from odin.errors import Unavailable
 from odin.gateway.outflow import Outflow
 from odin.wire.subjects import covers, is_pattern
@@ -52,15 +53,18 @@ def whole(data):
 
 
 class LateReplays:
-    """Finds replays at once, or when the test says so."""
+    """Finds replays at once, or when the test says so; or in steps, as a real one does."""
 
     def __init__(self, server):
         self._history = server.bridge.history
+        self._real = server.context.replays
         self.snapshot = self._history.snapshot
-        self.late = False
+        self.late = self.in_steps = False
         self.waiting = []  # (Deferred, patterns, offset)
 
     def replay(self, patterns, epoch, offset, gone):
+        if self.in_steps:
+            return self._real.replay(patterns, epoch, offset, gone)
         if not self.late:
             return self.find(patterns, offset)
         self.waiting.append((Deferred(), patterns, offset))
@@ -102,6 +106,9 @@ class World:
             mock.patch.object(backlog_module, "CONFLATE_AFTER", 400),
             mock.patch.object(backlog_module, "TAKE_BYTES", 300),
             mock.patch.object(playback_module, "CHUNK_BYTES", 300),
+            mock.patch.object(search_module, "QUICK", 0),
+            mock.patch.object(search_module, "LOOKS", 3),
+            mock.patch.object(search_module, "MATCHES", 1),
             mock.patch.object(connections, "sweep", sweep),
             mock.patch.object(Outflow, "tell", noting),
         ]

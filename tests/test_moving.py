@@ -319,6 +319,7 @@ class BehindTests(MovingTestCase):
         self.assertTrue(batch.clients[0].waiting.chunks)
         self.tell(1)
         self.settle(peer, loose, batch)
+        self.assertIn(peer.session, self.new.context.replays._readers._readers)
         got = [msgspec.json.decode(each) for _, each in frames(got + peer.read())]
         kinds = [each.get("type") for each in got]
         at = kinds.index("subscription_ack")

@@ -48,6 +48,7 @@ class PlaybackTests(SynchronousTestCase):
         messages.append(message(2))
         self.assertEqual(playback.take(), messages[0].frame)
         self.assertFalse(playback)
+        self.assertEqual((playback.take(), len(playback)), (b"", 0))
 
     def test_matcher_of_many_patterns(self):
         """What many patterns need in memory is not kept while the client reads."""

@@ -350,6 +350,19 @@ class StepsTests(SynchronousTestCase):
         self.assertIs(one.result._messages, three.result._messages)
         self.assertIs(one.result._messages, two.result._messages)
 
+    def test_little_is_shared(self):
+        """What is found at once is looked for once, by however many; nothing old comes with it."""
+        world = self.world()
+        start = world.history.head - 90
+        first = Client(world, ["odin.*"], start)
+        with mock.patch("odin.delivery.search.Matcher") as matcher:
+            clients = [Client(world, ["odin.*"], start) for _ in range(20)]
+            matcher.assert_not_called()
+        for each in clients:
+            self.assertIs(each.result._messages, first.result._messages)
+        Client(world, ["odin.*"], world.history.head - 5)
+        self.assertEqual(len(world.recovery._searches._kept), 1)
+
     def test_new_patterns_push_out_no_shared_search(self):
         """One client with ever new requests does not make the others search again."""
         world = self.world()

@@ -51,9 +51,15 @@ class SubscribingMachine(RuleBasedStateMachine):
     def turn(self):
         self.world.server.turn()
 
-    @rule(late=st.booleans())
-    def broker(self, late):
-        self.world.replays.late = late
+    @rule(late=st.booleans(), in_steps=st.booleans())
+    def broker(self, late, in_steps):
+        self.world.replays.late, self.world.replays.in_steps = late, in_steps
+
+    @rule(count=st.integers(1, 5))
+    def begin_a_turn(self, count):
+        """Some of what a turn does; of searches a step each."""
+        for _ in range(min(count, len(self.world.server.soon))):
+            self.world.server.soon.pop(0)()
 
     @precondition(lambda self: self.world.replays.waiting)
     @rule(data=st.data(), outcome=st.sampled_from(("found", "found", "none", "failed")))

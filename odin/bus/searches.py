@@ -67,7 +67,7 @@ class Searches:
             return kept.search
         _epoch, patterns, offset = key
         search = Search(self._history, patterns, offset, most)
-        if not search.quick:
+        if search.long:
             if not self._tidying:
                 self._tidying = True
                 self._timers.callLater(_TIDY_EVERY_S, self._tidy)

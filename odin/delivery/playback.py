@@ -1,6 +1,8 @@
 """What one client is played: messages of the past, by reference, joined when it is their turn."""
 
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Final
 
 from odin.delivery.message import Message
@@ -86,10 +88,17 @@ class Playback:
 
     def take(self) -> bytes:
         """The next chunk of whole frames; may be empty, if none of those looked at is wanted."""
-        messages, marks, wanted = self._messages, self._marks, self._wanted()
-        frames: list[bytes] = []
         at, size = self._at, 0
-        for message in messages[at : min(at + _LOOKS, self._end)]:
+        messages = self._messages[at : min(at + _LOOKS, self._end)]
+        if self.raw:
+            frames = [each.frame for each in messages]
+            ends = list(accumulate(map(len, frames)))
+            frames = frames[: max(1, bisect_right(ends, CHUNK_BYTES))]
+            self._at = at + len(frames)
+            return b"".join(frames)
+        marks, wanted = self._marks, self._wanted()
+        frames = []
+        for message in messages:
             if wanted is None or wanted(message.channel):
                 frame = message.frame if marks is None else marks.frame(message)
                 size += len(frame)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LOOKS: Final = 4096  # at messages in a step: about 0.3 ms
 MATCHES: Final = 1024  # of channels with patterns in a step: about 0.6 ms
 QUICK: Final = 1024  # messages; to look at so many costs less than to wait for a turn
+_SHORT: Final = 50  # messages
 _PATTERN: Final = 64  # bytes, beside its characters
 
 
@@ -74,6 +75,11 @@ class Search:
         return history.count_after(self.head) <= QUICK or self._nothing_later()
 
     @property
+    def long(self) -> bool:
+        """Whether it costs more to begin it again than to keep it for others."""
+        return self._history.count_after(self.head) > _SHORT
+
+    @property
     def gone(self) -> bool:
         """Whether it is certain that this cannot be found here any more."""
         return self._end is Outcome.GONE
@@ -96,6 +102,8 @@ class Search:
             return Outcome.GONE  # as yet
         outcome = Outcome.GONE
         if history.numbering == self._numbering and self.head >= history.base:
+            if self.head == history.head:
+                return Outcome.FOUND
             outcome = self._prove() if self.head < history.floor else self._look()
         if outcome is not Outcome.MORE:
             self._known, self._matcher = {}, None

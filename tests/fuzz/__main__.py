@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.fuzz import targets
 
 _MARGIN_S = 120  # for the start, and for the last input
+_MOST_KEPT = 60  # inputs of a target: they are replayed by each `make test`
+_LONGEST_KEPT = 300  # bytes
 _FAILED = ("crash-", "timeout-", "oom-", "leak-")
 
 
@@ -58,10 +60,21 @@ def _fuzz(name, seconds, arguments):
     if status and not failed:
         lines.append(f"  ended with status {status}: see {folder}/log")
     print("\n".join(lines), flush=True)
-    if arguments.keep and figures["by"] == "atheris":
-        _run(name, arguments.out, _MARGIN_S, "--merge")
+    if arguments.keep:
+        _keep(name, corpus)
     shutil.rmtree(folder / "seeds", ignore_errors=True)
     return bool(failed or status or not figures["runs"])
+
+
+def _keep(name, found):
+    """Put the shortest inputs that reached something new into the corpus that the tests replay."""
+    folder = targets.CORPUS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    room = _MOST_KEPT - len(list(folder.iterdir()))
+    short = [each for each in found.iterdir() if each.stat().st_size <= _LONGEST_KEPT]
+    short.sort(key=lambda each: (each.stat().st_size, each.name))
+    for each in short[: max(0, room)]:
+        shutil.copy(each, folder / each.name[:16])
 
 
 def _run(name, out, seconds, *options):

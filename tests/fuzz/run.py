@@ -32,7 +32,6 @@ def main():
     parser.add_argument("target", choices=targets.NAMES)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("fuzz-results"))
-    parser.add_argument("--merge", action="store_true", help="keep new inputs, and end")
     arguments = parser.parse_args()
     folder = (arguments.out / arguments.target).resolve()
     inputs = folder / "corpus"
@@ -66,12 +65,8 @@ def _by_atheris(arguments, target, crashes, folder):
 
     options = [f"-max_len={MAX_BYTES}", "-timeout=20", "-rss_limit_mb=2048", f"-dict={words}"]
     options.append(f"-artifact_prefix={folder}/")
-    if arguments.merge:
-        folders = [known, seeds, folder / "corpus"]
-        options = ["-merge=1", *options]
-    else:
-        folders = [folder / "corpus", known, seeds]
-        options.append(f"-max_total_time={arguments.seconds}")
+    options.append(f"-max_total_time={arguments.seconds}")
+    folders = [folder / "corpus", known, seeds]
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], attempt)
     atheris.Fuzz()
 

@@ -108,6 +108,14 @@ class TlsTests(OdinTestCase):
             wire.send(bytes(20 << 20))
         self.assertLess(self.server.peak() - before, 5 << 20)
 
+    def test_pipelined(self) -> None:
+        """Many requests in a few records are answered one by one; an upgrade behind them, too."""
+        wire = self.wire()
+        wire.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 300 + HANDSHAKE + "\r\n")
+        self.assertEqual({wire.response().status for _ in range(300)}, {200})
+        self.assertEqual(wire.response().status, 101)
+        self.assertEqual(json.loads(wire.receive()[1])["type"], "connectionEstablished")
+
     def test_never_reads(self) -> None:
         """The bounds hold here, too: 4408 for one that never reads, all for the other."""
         name = 'odin_disconnects_total{code="4408",initiator="server"}'

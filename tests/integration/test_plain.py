@@ -165,6 +165,17 @@ class HalfCloseTests(OdinTestCase):
             request = f"{publish}Host: x\r\nContent-Length: {len(body)}\r\n\r\n{body}"
             self.assertEqual(self.ask(odin.host, request).status, 202)
 
+    def test_endpoint(self) -> None:
+        """The same at an endpoint of another kind; a WebSocket there just ends."""
+        odin = self.start(*MEMORY, "--endpoint", "tcp:0:interface=127.0.0.1")
+        host = f"127.0.0.1:{odin.says(r'Odin listens at tcp:[0-9.]+:([0-9]+)')[1]}"
+        got = self.ask(host, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        self.assertEqual(got.status, 200)
+        with contextlib.closing(Wire(host)) as wire:
+            self.assertEqual(wire.upgrade().status, 101)
+            wire.socket.shutdown(socket.SHUT_WR)
+            self.assertTrue(wire.ended())
+
     def test_both_requests(self) -> None:
         """Each request that came before it is answered."""
         with contextlib.closing(self.wire()) as wire:
