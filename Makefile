@@ -90,7 +90,8 @@ fuzz: $(VENV)/.fuzz ## hostile input for SECONDS, guided by coverage; a crash is
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 attack: $(VENV)/.test ## what hostile clients cost; ODIN=<another checkout>, ATTACK_SECONDS, ATTACK_CLIENTS
-	ATTACK_SECONDS=$(ATTACK_SECONDS) ATTACK_CLIENTS=$(ATTACK_CLIENTS) $(ODIN)/$(BIN)/python -m tests.hostile $(ARGS)
+	ATTACK_SECONDS=$(ATTACK_SECONDS) ATTACK_CLIENTS=$(ATTACK_CLIENTS) \
+	  $(ODIN)/$(BIN)/python -m tests.hostile --search $(ARGS)
 
 compliance: $(VENV)/.test ## the Autobahn Testsuite: by the command in WSTEST, else its Docker image
 	$(BIN)/python -m odin.tools.compliance --cases '$(CASES)'

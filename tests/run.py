@@ -36,6 +36,7 @@ _GUESS_S: Final = (  # for one test, where nothing was measured yet
     ("tests.integration.test_handover.", 6.0),
     ("tests.integration.test_paused.", 15.0),
     ("tests.integration.test_workers.", 4.0),
+    ("tests.hostile.", 3.0),
     ("tests.integration.", 1.5),
     ("", 0.1),
 )

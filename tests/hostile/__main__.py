@@ -1,7 +1,8 @@
 """`make attack`: all attacks, and what each of them cost.
 
-    python -m tests.hostile [names ...]
+    python -m tests.hostile [--search] [names ...]
 
+`--search`: then look for the worst legal request, which takes some minutes (`tests.hostile.legal`).
 With the Python of another checkout's environment it is that one's server which is attacked.
 """
 
@@ -12,8 +13,9 @@ from typing import Any
 
 from twisted.trial.runner import TestLoader
 
-from tests.hostile import field
+from tests.hostile import field, legal
 
+_SEARCH = "--search"
 _WIDTH = 200  # of what is said about a failure
 
 
@@ -28,7 +30,8 @@ class _Said(unittest.TestResult):
 def main() -> int:
     """The exit status: 1 if an attack succeeds."""
     result = _Said()
-    suite = TestLoader().loadByNames(sys.argv[1:] or ["tests.hostile"], recurse=True)
+    names = [each for each in sys.argv[1:] if each != _SEARCH]
+    suite = TestLoader().loadByNames(names or ["tests.hostile"], recurse=True)
     suite.run(result)
     print(field.table(field.RECORDS))
     for test, text in (*result.errors, *result.failures):
@@ -37,6 +40,8 @@ def main() -> int:
     failed = len(result.errors) + len(result.failures)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     print(f"{result.testsRun - failed} held, {failed} did not{skipped}")
+    if _SEARCH in sys.argv:
+        print(legal.report(legal.Search().search()))
     return 1 if failed else 0
 
 

@@ -1,7 +1,10 @@
 """Requests about subscriptions: what they cost is bounded by what was asked for."""
 
+import json
+
 from tests.hostile.crowded import CHANNELS, Crowded, name
 from tests.hostile.field import TURN, Hostile
+from tests.integration.clients import TEXT, frame
 from tests.integration.harness import sign
 
 _TOKENS = 16  # that a pattern may have
@@ -113,6 +116,15 @@ class SubscriptionAttacks(Crowded):
             for _ in range(10):
                 answer = client.ask({"type": "auth", "token": token})
                 self.assertEqual(answer["type"], "auth_ack")
+
+    def test_at_once(self) -> None:
+        """What many clients ask for in the same moment is not done in one turn of the loop."""
+        asked = [deep(number, _TOKENS) for number in range(1000)]
+        data = frame(TEXT, json.dumps(subscribe(asked, snapshot=True)).encode())
+        with self.attack("50 clients subscribe at once", turn=TURN, peak_mb=20):
+            clients = [self.opened() for _ in range(50)]
+            for client in clients:
+                client.pour(data, 1)
 
     def _churn(self, client: Hostile) -> None:
         """One name more and one less, as often as the burst allows it."""
