@@ -50,14 +50,25 @@ class PlaybackTests(SynchronousTestCase):
         self.assertFalse(playback)
         self.assertEqual((playback.take(), len(playback)), (b"", 0))
 
-    def test_matcher_of_many_patterns(self):
-        """What many patterns need in memory is not kept while the client reads."""
-        values = Messages([message(n, f"a.c{n}") for n in range(2000)])
-        for count, kept in ((10, True), (1000, False)):
-            patterns = frozenset(f"a.*.x{n}" for n in range(count)) | {"a.*"}
-            playback = Playback(values, patterns)
-            playback.take()
-            self.assertEqual(playback._matcher is not None, kept)
+    def test_choice(self):
+        """What is wanted is found in steps; what that takes in memory is let go then, or when the
+        client does not read."""
+        values = Messages([message(n, f"a.c{n % 7}") for n in range(5000)])
+        wanted = [each.frame for each in values if each.channel in ("a.c1", "a.c3")]
+        for many, most in ((0, 6), (1000, 7)):
+            patterns = frozenset(f"a.*.x{n}" for n in range(many)) | {"a.c1", "*.c3"}
+            for left in (False, True):
+                playback, steps, got = Playback(values, patterns), 0, b""
+                while not got:
+                    got, steps = playback.take(), steps + 1
+                    if left and steps == 2:
+                        playback.weight(lambda _message: True)
+                        self.assertIsNone(playback._choice)
+                self.assertIsNone(playback._choice)
+                self.assertLessEqual(steps, most + 2 * left)
+                while playback:
+                    got += playback.take()
+                self.assertEqual(got, b"".join(wanted))
 
     def test_references(self):
         """A list that is shared costs each of its clients nothing more."""

@@ -143,7 +143,7 @@ class Outflow:
         if backlog is None:
             backlog = self._backlog = Backlog(self._tally.max_pending)
             backlog.extend(playback)
-            self._drain(self.sink)
+            self._drain(self.sink, _MADE_IN_A_TURN if playback.laborious else 0)
         else:
             backlog.extend(playback)
         if self._backlog is not None:
@@ -160,12 +160,12 @@ class Outflow:
                 self.outlet.overflowed(size)
         return self._backlog is not None
 
-    def _drain(self, sink: Any) -> None:
+    def _drain(self, sink: Any, made: int = 0) -> None:
         """Write from the backlog until the kernel takes no more, or it is empty.
 
         What has to be made first goes on in later turns; until then the client is out of the sweep.
+        `made`: how much that was in this turn.
         """
-        made = 0
         while self._backlog and self.outlet is not None:
             if self._backlog.makes_next and (made := made + 1) > _MADE_IN_A_TURN:
                 self.sink = None
