@@ -91,6 +91,7 @@ class BoundedProtocol(WebSocketServerProtocol):  # type: ignore[misc] # autobahn
 
     def _both_closed(self) -> None:
         """Our close frame is out, and theirs is here."""
+        self.data = b""
         self.wasClean = True
         self.dropConnection(abort=True)
 
