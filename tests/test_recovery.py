@@ -25,6 +25,7 @@ class RecoveryMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patches = [
+            mock.patch.object(search_module, "FEW", 1),
             mock.patch.object(search_module, "LOOKS", 4),
             mock.patch.object(search_module, "MATCHES", 2),
             mock.patch.object(search_module, "QUICK", 2),

@@ -204,11 +204,26 @@ class SearchTests(SynchronousTestCase):
         self.assertIs(first._messages, search.playback()._messages)
 
     def test_memory(self):
-        """What is known of channels and patterns is kept only while a search is under way."""
+        """What is known of channels and patterns is kept only until the answer is given."""
         history = new_history(messages=20_000, channels=20_000)
         fill(history, 15_000, *(f"odin.c{n}" for n in range(5000)))
         search = Search(history, frozenset(("odin.*.x",)), 0, 10)
         search.step()
         self.assertTrue(search._known)
         search.run()
+        search.playback()
         self.assertEqual((search._known, search._matcher), ({}, None))
+
+    def test_many_patterns(self):
+        """What very many wildcards need takes a step of its own, and what comes then does not."""
+        history = new_history(messages=1000)
+        fill(history, 10, "odin.c1", "odin.c2")
+        many = frozenset(f"odin.*.{n}" for n in range(100))
+        for patterns, found in ((many | {"*.c1"}, 6), (many | {">"}, 12)):
+            search = Search(history, patterns, 0, 100)
+            self.assertEqual(search.quick, ">" in patterns)
+            self.assertIs(search.run(), Outcome.FOUND)
+            fill(history, 1, "odin.c1")
+            self.assertTrue(search.quick)
+            self.assertIs(search.step(), Outcome.FOUND)
+            self.assertEqual(len(search.playback()), found)

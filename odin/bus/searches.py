@@ -129,6 +129,8 @@ class Searches:
         now, floor = self._timers.seconds(), self._history.floor
         for key, each in list(self._kept.items()):
             messages = each.search.messages
+            if each.search not in self._running:
+                each.search.relax()
             if now - each.used_at > _KEEP_S or (messages and messages[0].offset <= floor):
                 del self._kept[key]
         self._make_room()

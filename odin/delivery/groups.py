@@ -28,11 +28,15 @@ class _Shapes:
 
     def change(self, tokens: list[str], by: int) -> None:
         """Count the pattern of these tokens (1), or do so no more (-1)."""
-        shape = tuple(at for at, token in enumerate(tokens) if token == "*")
-        counts = self._counts.setdefault(len(tokens), {})
-        counts[shape] = counts.get(shape, 0) + by
-        if not counts[shape]:
-            del counts[shape]
+        shape = tuple([at for at, token in enumerate(tokens) if token == "*"])
+        counts = self._counts.get(len(tokens))
+        if counts is None:
+            counts = self._counts[len(tokens)] = {}
+        count = counts.get(shape, 0) + by
+        if count:
+            counts[shape] = count
+            return
+        del counts[shape]
         if not counts:
             del self._counts[len(tokens)]
 

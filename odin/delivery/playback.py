@@ -11,7 +11,7 @@ from odin.wire.messages import snapshot_message
 CHUNK_BYTES: Final = 64 << 10  # a chunk is at most that, or one frame
 _LOOKS: Final = 512  # at messages, for one chunk: with marks about 0.6 ms
 _MATCHES: Final = 1024  # of messages with patterns: about 0.6 ms
-_FEW: Final = 64  # patterns; a matcher of more takes a step of its own: 2.5 ms for 1,024
+FEW: Final = 64  # patterns; a matcher of more takes a step of its own: 2.5 ms for 1,024
 _SAMPLE: Final = 32  # messages that are looked at to weigh a playback
 _REFERENCE: Final = 8  # bytes
 _MARKED_BYTES: Final = 4 << 20
@@ -83,7 +83,7 @@ class Playback:
     @property
     def laborious(self) -> bool:
         """Whether the first step is a long one."""
-        return self._patterns is not None and len(self._patterns) > _FEW
+        return self._patterns is not None and len(self._patterns) > FEW
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from odin.delivery.message import Message
-from odin.delivery.playback import Messages, Playback
+from odin.delivery.playback import FEW, Messages, Playback
 from odin.wire.matcher import Matcher
 from odin.wire.subjects import EVERYTHING, is_wild
 
@@ -35,8 +35,9 @@ class Search:
     """
 
     __slots__ = (
-        "_end", "_everything", "_forgotten", "_history", "_known", "_matcher", "_most",
-        "_numbering", "_proved_to", "_size", "_wild", "fetched", "head", "messages", "patterns",
+        "_end", "_everything", "_forgotten", "_history", "_known", "_laborious", "_matcher",
+        "_most", "_numbering", "_proved_to", "_size", "_wild", "fetched", "head", "messages",
+        "patterns",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,8 @@ class Search:
         self._everything = EVERYTHING in patterns
         self._end: Outcome | None = None  # if nothing else can come of it any more
         self._wild = any(map(is_wild, patterns))
+        # to make their matcher
+        self._laborious = self._wild and not self._everything and len(patterns) > FEW
         self._matcher: Matcher | None = None
         self._known: dict[str, bool] = {}  # channel -> whether it is wanted, for wildcards
         self._forgotten: list[str] | None = None  # channels that may prove that something is gone
@@ -70,6 +73,8 @@ class Search:
         history = self._history
         if self._end is not None or not history.base <= self.head <= history.head:
             return True
+        if self._laborious and self._matcher is None and self.head < history.head:
+            return False
         if self.head < history.floor:
             return self._everything or not self._wild
         return history.count_after(self.head) <= QUICK or self._nothing_later()
@@ -91,7 +96,12 @@ class Search:
 
     def playback(self) -> Playback:
         """Everything that was found until now."""
+        self.relax()
         return Playback(self.messages)
+
+    def relax(self) -> None:
+        """Let go of what only further steps need, and can make again."""
+        self._known, self._matcher = {}, None
 
     def step(self) -> Outcome:
         """Look at some more."""
@@ -105,9 +115,8 @@ class Search:
             if self.head == history.head:
                 return Outcome.FOUND
             outcome = self._prove() if self.head < history.floor else self._look()
-        if outcome is not Outcome.MORE:
-            self._known, self._matcher = {}, None
         if outcome in (Outcome.GONE, Outcome.TOO_MANY):
+            self.relax()
             self._end, self.messages, self._forgotten = outcome, Messages(), None
         return outcome
 

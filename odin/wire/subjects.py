@@ -4,6 +4,7 @@ Rules: https://docs.nats.io/nats-concepts/subjects - tokens separated by dots, `
 whole token, `>` as the last token for one or more.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ MAX_BYTES: Final = 255
 MAX_TOKENS: Final = 16  # of a name that a client may use; the feed's own subjects may have more
 EVERYTHING: Final = ">"
 
+# of what is well-formed: wildcards are tokens of their own, `>` is the last
+_WILD: Final = re.compile(r"(?:(?:\*|[^.*>]+)\.)*(?:\*|>|[^.*>]+)").fullmatch
 _Node = dict[str, Any]
 END: Final = "."  # in a tree of patterns; no token
 
@@ -24,16 +27,7 @@ def is_pattern(pattern: str) -> bool:
     """Whether a client may name `pattern` in a subscription: a subject, or one with wildcards."""
     if not _well_formed(pattern):
         return False
-    if not is_wild(pattern):
-        return True
-    tokens = pattern.split(".")
-    last = len(tokens) - 1
-    for position, token in enumerate(tokens):
-        if len(token) > 1 and ("*" in token or ">" in token):
-            return False
-        if token == ">" and position != last:
-            return False
-    return True
+    return not is_wild(pattern) or _WILD(pattern) is not None
 
 
 def matches(pattern: str, subject: str) -> bool:
