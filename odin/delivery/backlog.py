@@ -95,6 +95,12 @@ class Backlog:
         seen, self._seen = self._seen, self._takes
         return seen != self._takes
 
+    def relax(self) -> None:
+        """Its client does not read: keep nothing that can be made again."""
+        for each in self._played:
+            if isinstance(each, Playback):
+                each.relax()
+
     def weight(self, holds: Callable[[Message], bool]) -> int:
         """About how many bytes there are for this client alone; see `Playback.weight`."""
         played = [

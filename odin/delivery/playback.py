@@ -122,10 +122,13 @@ class Playback:
         self._patterns = self._choice = None
         return True
 
+    def relax(self) -> None:
+        """Let go of what the choice takes in memory; it begins anew when it is wanted."""
+        self._choice = None
+
     def weight(self, holds: Callable[[Message], bool]) -> int:
         """About how many bytes there are for this playback alone: references, and messages that
-        nobody `holds` any more. Cost: a look at some of them. A choice begins anew after it."""
-        self._choice = None
+        nobody `holds` any more. Cost: a look at some of them."""
         left = len(self)
         step = max(1, -(-left // _SAMPLE))
         sample = self._messages[self._at : self._end : step]

@@ -155,6 +155,7 @@ class Outflow:
         if backlog is None or not backlog.replaying:
             return False
         if not backlog.moved() and self.outlet is not None:
+            backlog.relax()
             size = backlog.weight(holds)
             if size > self._tally.max_pending:
                 self.outlet.overflowed(size)

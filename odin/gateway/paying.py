@@ -14,7 +14,6 @@ _OFFENCE_WINDOW_S: Final = 10
 _MALFORMED: Final = RateLimit(5 / _OFFENCE_WINDOW_S, 4)  # the fifth in the window: 1008
 _REFUSED: Final = RateLimit(20 / _OFFENCE_WINDOW_S, 19)  # rate-limit refusals; then 4429
 _MIN_NAMES_PER_REQUEST: Final = 1024
-_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Terms(Shared, Protocol):
@@ -68,7 +67,7 @@ class Paying(Answering):
 
     def _patterns(self) -> frozenset[str]:
         """What it gets."""
-        return self.group.patterns if self.group is not None else _NOTHING
+        return self.group.patterns if self.group is not None else frozenset()
 
     def _kept(self) -> int:
         """About how many bytes that takes."""

@@ -206,7 +206,8 @@ class Session(Subscriber):
             return None
         left = expires_at - self._context.wall()
         if left <= -_GRACE_S:
-            self._close(CloseCode.TOKEN_EXPIRED, "token_expired", "refresh it and come back")
+            reason = close_reason("token_expired", "refresh it and come back")
+            self.close(CloseCode.TOKEN_EXPIRED, reason)
             return None
         if left > _WARN_BEFORE_S:
             return left - _WARN_BEFORE_S
@@ -282,9 +283,6 @@ class Session(Subscriber):
             return result
 
         answer.addBoth(there)
-
-    def _close(self, code: CloseCode, word: str, text: str) -> None:
-        self.close(code, close_reason(word, text))
 
 
 def _published(request: Publish, receipt: Any) -> PublishAck:

@@ -32,7 +32,6 @@ from odin.wire.subjects import EVERYTHING, is_pattern, permission
 
 _NO_PATTERN: Final = "not a subject or pattern (a.b, a.*, a.>), at most 255 bytes and 16 tokens"
 _EVERYTHING: Final = frozenset((EVERYTHING,))
-_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Replays(Watch, Protocol):
@@ -178,7 +177,7 @@ class Subscriber(Paying):
 
     def _own_patterns(self) -> frozenset[str]:
         """What it subscribed to itself; the first subscription replaces the default."""
-        return self._patterns() if self._explicit else _NOTHING
+        return self._patterns() if self._explicit else frozenset()
 
     def _sorted(self, channels: list[str]) -> tuple[list[str], list[Rejection]]:
         """(channels to subscribe to, refusals of the others)."""

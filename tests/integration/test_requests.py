@@ -105,6 +105,7 @@ class SubscriptionLimitTests(OdinTestCase):
     environment = {
         "LIMITS_MESSAGES_PER_SECOND": "0",
         "LIMITS_CHANNELS_PER_CLIENT": "100",
+        "LIMITS_KEPT_PER_CLIENT": "20000",
         "SERVER_MAX_MESSAGE_SIZE": "4000000",
     }
 
@@ -119,6 +120,16 @@ class SubscriptionLimitTests(OdinTestCase):
         self.assertEqual(client.subscribe("x.1")["subscribed"], ["x.1"])
         client.ask({"type": "unsubscribe", "data": {"channels": ["x.1"]}})
         self.assertEqual(client.subscribe("one.more")["count"], 100)
+
+    def test_names_that_take_too_much(self) -> None:
+        """Above keptPerClient, too: 80 bytes for each name, and its characters."""
+        client = self.client()
+        names = [f"{n:02}" + "x" * 248 for n in range(90)]
+        ack = client.subscribe(*names)
+        self.assertEqual((ack["subscribed"], ack["count"]), (names[:60], 60))
+        self.assertEqual({each["code"] for each in ack["rejected"]}, {"limit_exceeded"})
+        client.ask({"type": "unsubscribe", "data": {"channels": names[:30]}})
+        self.assertEqual(client.subscribe(*names[60:])["count"], 60)
 
     def test_too_many_at_connect(self) -> None:
         """The limit holds for ?channels=, too."""
