@@ -17,7 +17,7 @@ from odin.delivery.history import Bounds
 from odin.errors import ConfigError
 from odin.gateway.admission import Admissions
 from odin.gateway.endpoints import Door, SharingReactor
-from odin.gateway.websocket import Times
+from odin.gateway.factory import Times
 from odin.metrics import Metrics
 from odin.place import Place
 from odin.process import descriptors

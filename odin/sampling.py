@@ -8,8 +8,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from odin.bus.bridge import Bridge
+from odin.gateway.factory import OdinFactory
 from odin.gateway.session import Context
-from odin.gateway.websocket import OdinFactory
 from odin.metrics import Metrics
 from odin.process import memory
 from odin.status import Status

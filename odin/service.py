@@ -21,11 +21,11 @@ from odin.demo import Market
 from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
 from odin.gateway.endpoints import Endpoints
+from odin.gateway.factory import OdinFactory
 from odin.gateway.server import Gateway
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
 from odin.gateway.transport import Transport, sweep
-from odin.gateway.websocket import OdinFactory
 from odin.inner import MOST_CONNECTIONS, InnerListener, inner_pages
 from odin.metrics import Metrics, exposition
 from odin.place import (

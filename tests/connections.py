@@ -20,9 +20,9 @@ from odin.delivery.nonces import NonceWindow
 from odin.gateway.admission import Admissions
 from odin.gateway.control import Control
 from odin.gateway.echo import EchoProtocol
+from odin.gateway.factory import OdinFactory, Times
 from odin.gateway.session import Context
 from odin.gateway.timers import Wheel
-from odin.gateway.websocket import OdinFactory, Times
 from odin.metrics import Metrics
 from odin.web.health import Livez
 from odin.web.site import Site, UpgradeOnly

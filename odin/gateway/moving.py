@@ -25,9 +25,10 @@ from odin.delivery.message import Message, notice
 from odin.delivery.playback import Messages, Playback
 from odin.gateway.control import REVOKED, Control
 from odin.gateway.drain import RESTART
+from odin.gateway.factory import OdinFactory
 from odin.gateway.session import Context, Session
 from odin.gateway.transport import Transport
-from odin.gateway.websocket import OdinFactory, OdinProtocol
+from odin.gateway.websocket import OdinProtocol
 from odin.wire.codes import CloseCode
 from odin.wire.frames import text_frame
 from odin.wire.messages import FeedStatus, Position, encode

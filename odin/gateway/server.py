@@ -11,11 +11,11 @@ from twisted.logger import Logger
 from odin.delivery.hub import Hub
 from odin.gateway.drain import drain
 from odin.gateway.endpoints import Endpoints, empty
+from odin.gateway.factory import OdinFactory
 from odin.gateway.ordinary import OrdinaryFactory
 from odin.gateway.port import Port
 from odin.gateway.session import Session
 from odin.gateway.transport import Transport
-from odin.gateway.websocket import OdinFactory
 from odin.process import listeners
 
 _LOOK_EVERY_S: Final = 1.0
